@@ -1,0 +1,85 @@
+"""What the tasks that fan out have in common: from ``--hosts`` to the recap."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from invoke import Context, Exit
+
+from roomful.hosts import Host, resolve
+from roomful.outcome import Outcome, Outcomes, allowed_failures
+from roomful.settings import Settings
+
+from ._step import current_call, settings_of
+
+#: Makes the extra cells of an outcome's row, and the extra keys of its JSON object.
+Columns = Callable[[Outcome[Any]], Mapping[str, Any]]
+
+
+def begin(
+    c: Context, hosts: str, exclude: str = "", max_failed: str = "0", **changes: Any
+) -> tuple[Settings, tuple[Host, ...]]:
+    """Read the settings, resolve ``--hosts``, and step into the lab's network if they are a lab's.
+
+    ``changes`` replace settings where they are not empty. Raises InputError before anything is done.
+    """
+    settings = settings_of(c).replace(**{key: value for key, value in changes.items() if value})
+    chosen = resolve(hosts, settings, exclude)
+    allowed_failures(max_failed, len(chosen))
+    enter_lab(chosen)
+    return settings, chosen
+
+
+def enter_lab(hosts: Iterable[Host]) -> None:
+    """Move this process into the network namespace that these hosts name, if any (see the README, The lab).
+
+    Raises InputError when they are in different ones.
+    """
+    from roomful.errors import InputError
+
+    spaces = {host.netns for host in hosts}
+    if len(spaces) > 1:
+        names = ", ".join(sorted(space or "the ordinary network" for space in spaces))
+        raise InputError("these hosts are in different networks", why=names, fix="call the task once for each")
+    for space in spaces:
+        if space:
+            from roomful.lab.netns import enter
+
+            enter(space)
+
+
+def finish(
+    outcomes: Outcomes[Any],
+    *,
+    json: bool = False,
+    max_failed: str = "0",
+    columns: Columns | None = None,
+    summary: Mapping[str, Any] | None = None,
+) -> None:
+    """Print the table (stdout), the recap and the line that tries again (stderr); exit 1 beyond ``max_failed``.
+
+    ``summary`` is added to the JSON document.
+    """
+    from roomful import report
+
+    if json:
+        print(report.outcomes_json(outcomes, columns, summary))
+    else:
+        print(report.outcomes_table(outcomes, columns))
+    sys.stdout.flush()
+    again = current_call().line(hosts=report.host_spec(outcome.host for outcome in outcomes.not_ok))
+    for line in report.recap(outcomes, again):
+        print(line, file=sys.stderr)
+    if any(outcome.reason == "interrupted" for outcome in outcomes):
+        raise Exit(code=130)
+    if not outcomes.tolerated(max_failed):
+        raise Exit(code=1)
+
+
+def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
+    """Print a table as data (stdout)."""
+    from roomful import report
+
+    print(report.table(rows, headers))

@@ -1,0 +1,114 @@
+"""Where a host is reached and with which keys: the host list, ssh_config and the settings put together.
+
+Reads ssh_config and private keys with paramiko, so it is ssh.py's other half.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import paramiko
+
+from roomful.dialer import Address
+from roomful.errors import InputError
+from roomful.hosts import Host
+from roomful.openssh import config_file, ssh_argv
+from roomful.settings import Settings
+
+DEFAULT_IDENTITIES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One host as SSH sees it. ``key_name`` is what known_hosts calls it."""
+
+    host: str
+    port: int
+    user: str
+    key_name: str
+    known_hosts: tuple[Path, ...]
+    identity_files: tuple[Path, ...]
+    address: Address
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A private key that is ready to sign."""
+
+    name: str
+    key: paramiko.PKey
+
+
+def endpoint_of(host: Host, settings: Settings) -> Endpoint:
+    """Put together what the host list, ssh_config and the settings say, in this order of precedence."""
+    config = _config(config_file(host, settings) or settings.path(settings.ssh_config))
+    found: dict[str, Any] = config.lookup(host.name) if config else {}
+    name = host.attributes.get("address") or found.get("hostname") or host.name
+    port = host.port or int(found.get("port", 22))
+    user = host.user or settings.user or found.get("user") or getpass.getuser()
+    if host.attributes.get("ssh_config") or "userknownhostsfile" in found:
+        files = str(found.get("userknownhostsfile", "~/.ssh/known_hosts")).split()
+        known = tuple(settings.path(file.strip('"')) for file in files)
+    else:
+        known = (settings.path(settings.known_hosts),)
+    if settings.identity_file and not host.attributes.get("ssh_config"):
+        keys = [settings.identity_file]
+    else:
+        keys = found.get("identityfile", list(DEFAULT_IDENTITIES))
+    proxy: tuple[str, ...] = ()
+    if found.get("proxyjump", "none") != "none" or found.get("proxycommand", "none") != "none":
+        # OpenSSH itself walks the jump hosts, with its own checks; we speak SSH through it to the host.
+        if "proxycommand" in found:
+            proxy = ("sh", "-c", f"exec {found['proxycommand']}")
+        else:
+            jump, _, rest = str(found["proxyjump"]).partition(",")
+            proxy = _jump_argv(host, settings, jump, rest, name, port)
+    key_name = found.get("hostkeyalias") or name
+    identity_files = tuple(settings.path(key) for key in keys)
+    return Endpoint(name, port, user, key_name, known, identity_files, Address(name, port, proxy))
+
+
+def _jump_argv(host: Host, settings: Settings, jump: str, rest: str, name: str, port: int) -> tuple[str, ...]:
+    first, *later = [word for word in (jump, *rest.split(",")) if word][::-1]
+    user, _, where = first.rpartition("@")
+    where, _, jump_port = where.partition(":")
+    attributes = {key: value for key, value in host.attributes.items() if key in ("ssh_config", "netns")}
+    gate = Host(where, user or None, int(jump_port) if jump_port else None, attributes=attributes)
+    options = ["-W", f"[{name}]:{port}" if ":" in name else f"{name}:{port}"]
+    if later:
+        options += ["-J", ",".join(reversed(later))]
+    return tuple(ssh_argv(gate, settings, *options))
+
+
+@functools.lru_cache(maxsize=16)
+def _config(path: Path) -> paramiko.SSHConfig | None:
+    try:
+        with path.open(encoding="utf-8") as file:
+            config = paramiko.SSHConfig()
+            config.parse(file)
+            return config
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, paramiko.SSHException) as error:
+        raise InputError("cannot read the ssh_config", where=str(path), why=str(error)) from error
+
+
+def identities(files: tuple[Path, ...]) -> tuple[Identity, ...]:
+    """Load the private keys that need no passphrase; if none does, those of the running ssh-agent."""
+    found: list[Identity] = []
+    for file in files:
+        try:
+            found.append(Identity(str(file), paramiko.PKey.from_path(file)))
+        except (OSError, ValueError, TypeError, paramiko.SSHException):
+            # Not there, encrypted, or of a type paramiko does not know: the next one may do.
+            continue
+    if not found:
+        found = [Identity(f"agent: {key.comment}", key) for key in paramiko.Agent().get_keys()]
+    return tuple(found)
+
+
+__all__ = ["Endpoint", "Identity", "endpoint_of", "identities"]

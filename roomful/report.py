@@ -1,0 +1,115 @@
+"""Outcomes as tables, JSON and recaps. Pure functions: they return text and print nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from roomful.hosts import Host
+from roomful.outcome import Outcome, Outcomes
+
+Columns = Callable[[Outcome[Any]], Mapping[str, Any]]
+
+#: A failure's detail is cut at this many characters in tables; JSON has all of it.
+DETAIL_WIDTH = 78
+
+
+def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    """Lay out rows under headers; numbers keep the form they come in."""
+    from tabulate import tabulate
+
+    cells = [[printable(str(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+    return tabulate(cells, headers, tablefmt="simple", disable_numparse=True)
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal could take for a command; names and messages come from other machines."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def outcomes_table(outcomes: Outcomes[Any], columns: Columns | None = None) -> str:
+    """Lay out one row a host: host, status, reason, the step's own columns, seconds, detail."""
+    extra = [dict(columns(outcome)) if columns else {} for outcome in outcomes]
+    names = list(dict.fromkeys(key for cells in extra for key in cells))
+    with_reason = bool(outcomes.not_ok)
+    headers = ["host", "status", *(["reason"] if with_reason else []), *names, "seconds"]
+    headers += ["detail"] if with_reason else []
+    rows = []
+    for outcome, cells in zip(outcomes, extra, strict=True):
+        row = [outcome.host.label, outcome.status, *([outcome.reason or ""] if with_reason else [])]
+        row += [cells.get(name, "") for name in names]
+        row += [f"{outcome.seconds:.2f}", *([_cut(outcome.detail)] if with_reason else [])]
+        rows.append(row)
+    return table(rows, headers)
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= DETAIL_WIDTH else f"{text[: DETAIL_WIDTH - 3]}..."
+
+
+def outcomes_json(
+    outcomes: Outcomes[Any], columns: Columns | None = None, summary: Mapping[str, Any] | None = None
+) -> str:
+    """Write the outcomes as one JSON document: counts, then one object a host."""
+    hosts = []
+    for outcome in outcomes:
+        item: dict[str, Any] = {
+            "host": outcome.host.label,
+            "status": outcome.status,
+            "reason": outcome.reason,
+        }
+        item |= {"detail": outcome.detail, "seconds": round(outcome.seconds, 3)}
+        item |= dict(columns(outcome)) if columns else {}
+        hosts.append(item)
+    counts = {status: len(outcomes.with_status(status)) for status in ("ok", "failed", "unreachable")}
+    return to_json({**counts, **(summary or {}), "hosts": hosts})
+
+
+def to_json(document: Any) -> str:
+    """Write one JSON document as every ``--json`` does."""
+    return json.dumps(document, indent=1, default=str)
+
+
+def recap(outcomes: Outcomes[Any], again: str = "") -> list[str]:
+    """Say how it went in a few lines; ``again`` is the command for the hosts that did not succeed."""
+    counts = f"{len(outcomes.ok)} ok, {len(outcomes.failed)} failed, {len(outcomes.unreachable)} unreachable"
+    lines = [f"{len(outcomes)} {'host' if len(outcomes) == 1 else 'hosts'}: {counts}"]
+    if outcomes.not_ok:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in outcomes.reasons().most_common())
+        lines.append(f"reasons: {reasons}")
+        if again:
+            lines.append(f"again on these: {again}")
+    return lines
+
+
+def host_spec(hosts: Iterable[Host]) -> str:
+    """Write hosts as a ``--hosts`` value, numbers folded into ranges where there are more than four."""
+    labels = [host.label for host in hosts]
+    plain = [label for label in labels if not set(label) & set("@:[]")]
+    if len(plain) <= 4:
+        return ",".join(labels)
+    # Imported here: it costs 60 ms and short lists do not need it.
+    from ClusterShell.NodeSet import NodeSet
+
+    folded = str(NodeSet.fromlist(plain, resolver=None))
+    return ",".join([folded, *(label for label in labels if label not in set(plain))])
+
+
+def size(count: float) -> str:
+    """Write a number of bytes for people: ``3.2 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def duration(seconds: float) -> str:
+    """Write a time span for people: ``45 s``, ``3 min 20 s``, ``5 h 2 min``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,502 @@
+"""Connections to hosts and work on many of them at once: the only module that knows fabric and paramiko.
+
+Every fan-out is a Fabric ThreadingGroup (`HostGroup`). What differs from Fabric's own: host keys are checked against
+known_hosts, private keys and settings are loaded once for the whole group, one selector dials all hosts so that dead
+ones never hold a thread, key exchanges are bounded, and each host ends in one named outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import resource
+import shlex
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from socket import socket
+from typing import Any, TypeVar
+
+import fabric
+import paramiko
+
+from roomful.dialer import Dialer
+from roomful.endpoint import Endpoint, Identity, endpoint_of, identities
+from roomful.hosts import Host
+from roomful.known_hosts import KnownHosts, Verdict, fingerprint, host_pattern
+from roomful.outcome import UNREACHABLE_REASONS, HostFailure, Outcome, Outcomes
+from roomful.settings import Settings
+
+T = TypeVar("T")
+
+#: The work that a fan-out does on each host.
+Work = Callable[["HostConnection"], T]
+
+#: Bytes read from a channel at a time.
+CHUNK = 1 << 16
+#: A connection whose packets stay unanswered for this long is lost (TCP_USER_TIMEOUT, in milliseconds).
+LOST_AFTER_MS = 30_000
+TCP_USER_TIMEOUT = 18
+
+# Paramiko logs what it also raises; without this its tracebacks would land on stderr.
+logging.getLogger("paramiko").addHandler(logging.NullHandler())
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A remote command that ended: its exit code and its output, byte for byte."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        """Standard output as text, without the newline at its end."""
+        return self.stdout.decode(errors="replace").rstrip("\n")
+
+
+class Shared:
+    """What all connections of one fan-out have in common, loaded once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.config = fabric.Config(lazy=True, overrides={"run": {"hide": True, "in_stream": False}})
+        self.handshakes = threading.BoundedSemaphore(max(1, int(settings.handshakes)))
+        self._known_hosts: dict[tuple[Any, ...], KnownHosts] = {}
+        self._identities: dict[tuple[Any, ...], tuple[Identity, ...]] = {}
+        self._lock = threading.Lock()
+
+    def known_hosts(self, endpoint: Endpoint) -> KnownHosts:
+        """Return the index of this endpoint's known_hosts files."""
+        with self._lock:
+            if endpoint.known_hosts not in self._known_hosts:
+                self._known_hosts[endpoint.known_hosts] = KnownHosts(endpoint.known_hosts)
+            return self._known_hosts[endpoint.known_hosts]
+
+    def identities(self, endpoint: Endpoint) -> tuple[Identity, ...]:
+        """Return the private keys to try on this endpoint."""
+        with self._lock:
+            if endpoint.identity_files not in self._identities:
+                self._identities[endpoint.identity_files] = identities(endpoint.identity_files)
+            return self._identities[endpoint.identity_files]
+
+
+class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is untyped
+    """A Fabric Connection that checks host keys, keeps deadlines, and runs commands byte-exactly."""
+
+    # Fabric's Connection takes unknown attributes for configuration unless they exist on the class.
+    entry: Host = Host("unset")
+    endpoint: Endpoint | None = None
+    shared: Shared | None = None
+    _socket: socket | None = None
+    _process: Any = None
+
+    def __init__(self, entry: Host, shared: Shared) -> None:
+        endpoint = endpoint_of(entry, shared.settings)
+        super().__init__(endpoint.host, user=endpoint.user, port=endpoint.port, config=shared.config)
+        self.entry = entry
+        self.endpoint = endpoint
+        self.shared = shared
+
+    @property
+    def settings(self) -> Settings:
+        """The settings this connection was made with."""
+        return self._shared.settings
+
+    @property
+    def _shared(self) -> Shared:
+        assert self.shared is not None
+        return self.shared
+
+    def use_socket(self, sock: socket) -> None:
+        """Take over an open socket on which the server has already spoken."""
+        self._socket = sock
+
+    def open(self) -> None:
+        """Exchange keys, check the host's, and log in; dials first if nobody did.
+
+        Raises HostFailure with one of the unreachable reasons.
+        """
+        if self.is_connected:
+            return
+        assert self.endpoint is not None
+        with self._shared.handshakes:
+            key_types: tuple[str, ...] = ()
+            for _ in range(2):
+                sock = self._socket or _dial_one(self.endpoint, self.settings)
+                self._socket = None
+                transport = self._exchange(sock, key_types)
+                try:
+                    key_types = self._check_key(transport)
+                    if not key_types:
+                        self._log_in(transport)
+                        # The one private name we need: SSHClient has no public way to take a Transport.
+                        self.client._transport = transport
+                        self.transport = transport
+                        return
+                except BaseException:
+                    transport.close()
+                    raise
+                # Known by a key of another type than the one presented: ask for that type, once.
+                transport.close()
+            raise HostFailure("host-key", "the server does not offer a key of the type that known_hosts has")
+
+    def _exchange(self, sock: socket, key_types: Sequence[str]) -> paramiko.Transport:
+        with contextlib.suppress(OSError):
+            sock.setsockopt(6, TCP_USER_TIMEOUT, LOST_AFTER_MS)
+        timeout = self.settings.login_timeout_seconds
+        transport = paramiko.Transport(sock)
+        transport.daemon = True
+        transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
+        transport.use_compression(False)
+        options = transport.get_security_options()
+        options.kex = _first(options.kex, "ecdh-sha2-nistp256", "curve25519-sha256@libssh.org")
+        options.ciphers = _first(options.ciphers, "aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+        if key_types:
+            wanted = [
+                t for t in options.key_types if t in key_types or (t[:9] == "rsa-sha2-" and "ssh-rsa" in key_types)
+            ]
+            if not wanted:
+                transport.close()
+                raise HostFailure("host-key", f"known only by a key of type {', '.join(key_types)}")
+            options.key_types = tuple(wanted)
+        try:
+            transport.start_client(timeout=timeout)
+        except paramiko.SSHException as error:
+            transport.close()
+            raise _classified(error) from error
+        return transport
+
+    def _check_key(self, transport: paramiko.Transport) -> tuple[str, ...]:
+        """Accept the host's key, or return the key types to ask for instead; raises HostFailure."""
+        assert self.endpoint is not None
+        key = transport.get_remote_server_key()
+        name = host_pattern(self.endpoint.key_name, self.endpoint.port)
+        known = self._shared.known_hosts(self.endpoint)
+        verdict, line = known.check(name, key.get_name(), key.asbytes())
+        shown = f"{key.get_name()} {fingerprint(key.asbytes())}"
+        if verdict is Verdict.KNOWN:
+            return ()
+        if verdict is Verdict.OTHER_TYPE:
+            return known.types_of(name)
+        if verdict is Verdict.UNKNOWN:
+            if self.settings.accept_new_host_keys:
+                known.remember(name, key.get_name(), key.asbytes())
+                return ()
+            raise HostFailure("host-key", f"unknown key {shown}; if it is right: --accept-new-host-keys")
+        where = line.where if line else ""
+        raise HostFailure("host-key", f"{verdict.value} key {shown} (known_hosts: {where}); nothing was sent")
+
+    def _log_in(self, transport: paramiko.Transport) -> None:
+        assert self.endpoint is not None
+        tried = 0
+        for identity in self._shared.identities(self.endpoint):
+            tried += 1
+            try:
+                transport.auth_publickey(self.endpoint.user, identity.key)
+                return
+            except paramiko.BadAuthenticationType as error:
+                raise HostFailure("auth", f"the server only takes {', '.join(error.allowed_types)}") from error
+            except paramiko.AuthenticationException as error:
+                if not transport.is_active():
+                    raise HostFailure("auth", f"{self.endpoint.user}: {error}") from error
+            except paramiko.SSHException as error:
+                raise _classified(error) from error
+        if not tried:
+            raise HostFailure("auth", "no private key found; make one with: ssh-keygen")
+        raise HostFailure("auth", f"{self.endpoint.user}: the server refuses our key")
+
+    def execute(
+        self,
+        command: str | Sequence[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        check: bool = True,
+        on_output: Callable[[str, bytes], None] | None = None,
+    ) -> Completed:
+        """Run a command and return what it printed.
+
+        A sequence is an argv, quoted here; a string goes to the account's login shell as it is. ``timeout`` in
+        seconds (default: ``command_timeout_seconds``). ``on_output("stdout"|"stderr", chunk)`` is called with every
+        chunk as it comes, which is then not kept. Raises HostFailure: ``exit N`` when ``check``, ``command-timeout``,
+        ``lost``.
+        """
+        self.open()
+        line = command if isinstance(command, str) else shlex.join(command)
+        seconds = self.settings.command_timeout_seconds if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        try:
+            channel = self.transport.open_session(timeout=seconds)
+            try:
+                channel.exec_command(line)
+                stdout, stderr, code = _converse(channel, stdin, deadline, on_output)
+            finally:
+                channel.close()
+        except TimeoutError:
+            raise HostFailure("command-timeout", f"no end within {seconds:g} s: {_short(line)}") from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise HostFailure("lost", f"the connection broke: {error}") from error
+        if code < 0:
+            if not self.transport.is_active():
+                raise HostFailure("lost", "the connection broke while the command ran")
+            raise HostFailure("signal", f"ended by a signal: {_short(line)}")
+        if check and code != 0:
+            raise failure_of(code, stderr or stdout)
+        return Completed(code, stdout, stderr)
+
+    def python(
+        self, source: str, *args: str, stdin: bytes = b"", timeout: float | None = None, check: bool = True
+    ) -> Completed:
+        """Run a small python3 (>= 3.8) program there; the source travels over stdin, ``stdin`` follows it."""
+        code = source.encode()
+        # -I -S: no site packages, no PYTHON* of the account: starts in half the time and has no surprises.
+        loader = f"import sys;exec(compile(sys.stdin.buffer.read({len(code)}),'roomful','exec'))"
+        done = self.execute(
+            ["python3", "-I", "-S", "-c", loader, *args], stdin=code + stdin, timeout=timeout, check=False
+        )
+        if done.exit_code in (126, 127) and b"python3" in done.stderr:
+            raise HostFailure("no-python", "python3 (3.8 or newer) is needed there")
+        if check and done.exit_code != 0:
+            raise failure_of(done.exit_code, done.stderr or done.stdout)
+        return done
+
+    def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:
+        """Write a file there, atomically; ``path`` is absolute or relative to the home."""
+        script = (
+            'umask 077; t="$1.$$.tmp"; cat > "$t" && chmod "$2" "$t" && mv -f "$t" "$1" || { rm -f "$t"; exit 1; }'
+        )
+        self.execute(["sh", "-c", script, "put", path, f"{mode:o}"], stdin=data)
+
+    def close(self) -> None:
+        """Close the connection; safe to call at any time, from any thread."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        transport = self.client.get_transport()
+        if transport is not None:
+            transport.close()
+
+
+class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyped
+    """Fabric's ThreadingGroup with our scheduling: threads start as hosts answer, outcomes come as they happen."""
+
+    def __init__(self, hosts: Sequence[Host], settings: Settings) -> None:
+        self.shared = Shared(settings)
+        self.settings = settings
+        super().__init__()
+        self.extend(HostConnection(host, self.shared) for host in hosts)
+
+    def _do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Run Fabric's group methods (run, put, get ...) with the same scheduling and its own result types."""
+        outcomes = self.each(lambda connection: getattr(connection, method)(*args, **kwargs))
+        results = fabric.GroupResult()
+        for connection, outcome in zip(self, outcomes, strict=True):
+            results[connection] = (
+                outcome.value if outcome.status == "ok" else HostFailure(outcome.reason or "error", outcome.detail)
+            )
+        if outcomes.not_ok:
+            raise fabric.exceptions.GroupException(results)
+        return results
+
+    def each(self, work: Work[T], on_outcome: Callable[[Outcome[T]], None] | None = None) -> Outcomes[T]:
+        """Do ``work`` on every host; returns the outcomes in the order of the hosts.
+
+        ``on_outcome`` is called in this thread for each outcome as it happens. A KeyboardInterrupt ends the work on
+        all hosts that are still busy; their outcome is ``interrupted``.
+        """
+        _allow_open_files(4 * len(self) + 200)
+        start = time.monotonic()
+        done: queue.SimpleQueue[tuple[int, Outcome[T]]] = queue.SimpleQueue()
+        slots = threading.BoundedSemaphore(max(1, int(self.settings.parallel)))
+        addresses = [connection.endpoint.address for connection in self]
+
+        def worker(index: int) -> None:
+            try:
+                done.put((index, _attempt(self[index], work, start)))
+            finally:
+                slots.release()
+
+        def ready(index: int, answer: socket | HostFailure) -> None:
+            if isinstance(answer, HostFailure):
+                done.put((index, _outcome_of(self[index].entry, answer, start)))
+                return
+            self[index].use_socket(answer)
+            slots.acquire()
+            threading.Thread(target=worker, args=(index,), daemon=True, name=f"host {index}").start()
+
+        dialer = Dialer(addresses, self.settings.connect_timeout_seconds, ready)
+        thread = threading.Thread(target=dialer.run, daemon=True, name="dialer")
+        thread.start()
+        outcomes: dict[int, Outcome[T]] = {}
+        try:
+            while len(outcomes) < len(self):
+                index, outcome = done.get()
+                outcomes[index] = outcome
+                if on_outcome:
+                    on_outcome(outcome)
+        except KeyboardInterrupt:
+            dialer.stop()
+            for index, connection in enumerate(self):
+                if index not in outcomes:
+                    seconds = time.monotonic() - start
+                    outcomes[index] = Outcome(connection.entry, "failed", "interrupted", seconds=seconds)
+                    connection.close()
+        return Outcomes(outcomes[index] for index in range(len(self)))
+
+
+def fan_out(
+    hosts: Sequence[Host],
+    work: Work[T],
+    settings: Settings,
+    on_outcome: Callable[[Outcome[T]], None] | None = None,
+) -> Outcomes[T]:
+    """Do ``work`` on every host in parallel and return one outcome a host, in the hosts' order.
+
+    ``work`` gets an open HostConnection, in a thread of its own; what it returns becomes the outcome's value, and a
+    HostFailure that it raises the outcome's reason. A host that fails never hides the others.
+    """
+    return HostGroup(hosts, settings).each(work, on_outcome)
+
+
+@contextlib.contextmanager
+def connect(host: Host, settings: Settings) -> Iterator[HostConnection]:
+    """Open a connection to one host for the time of a ``with`` block; raises HostFailure."""
+    connection = HostConnection(host, Shared(settings))
+    try:
+        connection.open()
+        yield connection
+    finally:
+        connection.close()
+
+
+def failure_of(code: int, output: bytes) -> HostFailure:
+    """Name the reason behind a remote command that failed, from its exit code and what it printed last."""
+    lines = output.decode(errors="replace").strip().splitlines()
+    detail = lines[-1].strip() if lines else ""
+    if "No space left on device" in detail:
+        return HostFailure("disk-full", detail)
+    if "Disk quota exceeded" in detail:
+        return HostFailure("quota", detail)
+    return HostFailure(f"signal {code - 128}" if 128 < code < 160 else f"exit {code}", detail)
+
+
+def _attempt(connection: HostConnection, work: Work[T], start: float) -> Outcome[T]:
+    try:
+        connection.open()
+        value = work(connection)
+        return Outcome(connection.entry, "ok", value=value, seconds=time.monotonic() - start)
+    except HostFailure as failure:
+        return _outcome_of(connection.entry, failure, start)
+    except (paramiko.SSHException, OSError, EOFError) as error:
+        return _outcome_of(connection.entry, _classified(error), start)
+    except Exception as error:
+        # A defect in the work itself must not take the other hosts' outcomes with it.
+        return _outcome_of(connection.entry, HostFailure("error", f"{type(error).__name__}: {error}"), start)
+    finally:
+        connection.close()
+
+
+def _outcome_of(host: Host, failure: HostFailure, start: float) -> Outcome[Any]:
+    status = "unreachable" if failure.reason in UNREACHABLE_REASONS else "failed"
+    seconds = time.monotonic() - start
+    return Outcome(host, status, failure.reason, failure.detail, seconds=seconds)  # type: ignore[arg-type]
+
+
+def _classified(error: Exception) -> HostFailure:
+    text = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError) or "timeout" in text.lower() or "timed out" in text.lower():
+        return HostFailure("timeout", f"no end of the key exchange: {text}")
+    if isinstance(error, paramiko.AuthenticationException):
+        return HostFailure("auth", text)
+    return HostFailure("protocol", text)
+
+
+def _dial_one(endpoint: Endpoint, settings: Settings) -> socket:
+    answers: list[socket | HostFailure] = []
+    Dialer([endpoint.address], settings.connect_timeout_seconds, lambda _, answer: answers.append(answer)).run()
+    answer = answers[0]
+    if isinstance(answer, HostFailure):
+        raise answer
+    return answer
+
+
+def _first(offered: Sequence[str], *preferred: str) -> tuple[str, ...]:
+    front = tuple(name for name in preferred if name in offered)
+    return front + tuple(name for name in offered if name not in front)
+
+
+def _converse(
+    channel: paramiko.Channel,
+    stdin: bytes,
+    deadline: float,
+    on_output: Callable[[str, bytes], None] | None,
+) -> tuple[bytes, bytes, int]:
+    """Feed stdin and read both streams until the command's end; raises TimeoutError at the deadline."""
+    event = threading.Event()
+    channel.in_buffer.set_event(event)
+    channel.in_stderr_buffer.set_event(event)
+    if len(stdin) > CHUNK // 2:
+        threading.Thread(target=_feed, args=(channel, stdin), daemon=True, name="stdin").start()
+    else:
+        _feed(channel, stdin)
+    parts: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+    while True:
+        ended = channel.eof_received or channel.closed
+        moved = False
+        for name, waiting, read in (
+            ("stdout", channel.recv_ready, channel.recv),
+            ("stderr", channel.recv_stderr_ready, channel.recv_stderr),
+        ):
+            while waiting():
+                moved = True
+                chunk = read(CHUNK)
+                if on_output:
+                    on_output(name, chunk)
+                else:
+                    parts[name].append(chunk)
+        if ended and not moved:
+            break
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
+            raise TimeoutError
+        if not moved:
+            event.wait(min(remaining, 1.0))
+            event.clear()
+    if not channel.status_event.wait(max(0.0, deadline - time.monotonic())):
+        raise TimeoutError
+    return b"".join(parts["stdout"]), b"".join(parts["stderr"]), channel.exit_status
+
+
+def _feed(channel: paramiko.Channel, data: bytes) -> None:
+    # The command may end without reading its input; its exit code tells the story then.
+    with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        if data:
+            channel.sendall(data)
+        channel.shutdown_write()
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= 80 else f"{line[:77]}..."
+
+
+def _allow_open_files(wanted: int) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+__all__ = [
+    "Completed",
+    "HostConnection",
+    "HostGroup",
+    "Shared",
+    "connect",
+    "failure_of",
+    "fan_out",
+]
