@@ -159,7 +159,7 @@ _handle = ParseMachine.handle
 
 def _handle_extra(machine: ParseMachine, token: str) -> None:
     """Give a word that Invoke would call unknown to the task's extra argument."""
-    context = machine.context
+    context: Any = machine.context  # None before the first task, whatever its annotation says
     arguments = context.args.values() if context is not None else ()
     extra = next((argument for argument in arguments if getattr(argument, "takes_extra", False)), None)
     if (

@@ -178,7 +178,8 @@ def read_host_list(path: Path) -> HostList:
     Raises HostListError with file and line for a line that cannot be read, a host that is there twice, or no host.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        # Not read_text(): it would turn a Windows line end into a plain one.
+        text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
         raise HostListError("not a text file", where=str(path), why=str(error)) from error
     except OSError as error:

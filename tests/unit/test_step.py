@@ -1,0 +1,112 @@
+"""The command line: words without a flag, exit codes, messages. Run through Invoke's own Program, in-process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from invoke import Collection, Context, Exit, Program
+
+from fabfile._step import current_call, guard, name_tasks, step
+from roomful.errors import InputError, RoomfulError
+
+Run = Callable[..., tuple[int, list[tuple[Any, ...]], str]]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    calls: list[tuple[Any, ...]] = []
+
+    @step(extra="paths")
+    def create_folders(c: Context, paths: list[str], hosts: str = "", json: bool = False) -> None:
+        """Make folders."""
+        calls.append(("create", paths, hosts, json))
+
+    @step(extra="source")
+    def deploy(c: Context, source: str = "", hosts: str = "") -> None:
+        """Deploy."""
+        calls.append(("deploy", source, hosts))
+
+    @step(name="filter")
+    def filter_hosts(c: Context, hosts: str = "") -> None:
+        """Filter."""
+        calls.append(("filter", hosts))
+
+    @step(extra="ids")
+    def fails(c: Context, ids: list[str], hosts: str = "", force: bool = False) -> None:
+        """Fail."""
+        if ids == ["bad"]:
+            raise InputError("bad id 'bad'", fix="write 1,3-8")
+        if ids == ["stop"]:
+            raise KeyboardInterrupt
+        raise RoomfulError("no luck", where=current_call().line(hosts="left"))
+
+    collection = Collection(create_folders, deploy, filter_hosts, fails)
+    name_tasks(collection)
+    monkeypatch.setattr(sys, "exit", lambda code=0: (_ for _ in ()).throw(SystemExit(code)))
+
+    def run_words(*words: str) -> tuple[int, list[tuple[Any, ...]], str]:
+        calls.clear()
+        code = 0
+        try:
+            Program(namespace=collection, version="1").run(["inv", *words])
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return code, list(calls), capsys.readouterr().err
+
+    return run_words
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("create-folders a b c --hosts n7", [("create", ["a", "b", "c"], "n7", False)]),
+        ("create-folders --hosts n7 a b", [("create", ["a", "b"], "n7", False)]),
+        ("create-folders --hosts n7 --json a", [("create", ["a"], "n7", True)]),
+        ("create-folders a --hosts=n7 filter --hosts=x", [("create", ["a"], "n7", False), ("filter", "x")]),
+        ("create-folders", [("create", [], "", False)]),
+        ("deploy --hosts n7", [("deploy", "", "n7")]),
+        ("deploy src --hosts n7", [("deploy", "src", "n7")]),
+        ("deploy --hosts n7 src create-folders x", [("deploy", "src", "n7"), ("create", ["x"], "", False)]),
+        ("deploy - filter", [("deploy", "-", ""), ("filter", "")]),
+    ],
+)
+def test_words_without_a_flag(run: Run, words: str, expected: list[tuple[Any, ...]]) -> None:
+    assert run(*words.split())[:2] == (0, expected)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("deploy one two", "No idea what 'two' is!"),
+        ("nosuch", "No idea what 'nosuch' is!"),
+        ("create-folders a --no-such-flag", "No idea what '--no-such-flag' is!"),
+        ("deploy --hosts", "needed value"),
+    ],
+)
+def test_a_mistyped_command_line_does_nothing_and_exits_with_2(run: Run, words: str, said: str) -> None:
+    code, calls, err = run(*words.split())
+    assert (code, calls) == (2, [])
+    assert said in err
+    assert len(err.splitlines()) == 1
+
+
+def test_bad_input_is_one_line_and_code_2(run: Run) -> None:
+    assert run("fails", "bad") == (2, [], "inv fails: bad id 'bad'; write 1,3-8\n")
+
+
+def test_other_errors_are_code_1_and_can_name_the_call_again(run: Run) -> None:
+    code, _, err = run("fails", "a b", "c", "--force", "--hosts", "n7")
+    assert (code, err) == (1, "inv fails: inv fails 'a b' c --hosts=left --force: no luck\n")
+
+
+def test_an_interrupt_is_code_130(run: Run) -> None:
+    assert run("fails", "stop")[0] == 130
+
+
+def test_errors_stay_on_one_line_whatever_is_in_them() -> None:
+    with pytest.raises(Exit) as caught, guard("x"):
+        raise RoomfulError("bad\nname\x1b[31m", where="host")
+    assert caught.value.message == "inv x: host: bad\\nname\\x1b[31m"
