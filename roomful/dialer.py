@@ -20,6 +20,7 @@ from roomful.outcome import HostFailure
 
 #: A server that drops connections at once (sshd's MaxStartups) is tried again after these pauses, in seconds.
 DROPPED_PAUSES = (0.2, 0.5, 1.0, 2.0)
+DROPPED = "the server closes the connection before it speaks"
 #: Name look-ups at the same time; they run in daemon threads because the resolver has no time-out of ours.
 LOOKUPS = 64
 
@@ -85,6 +86,7 @@ class Dialer:
                     self._drop(call)
             self._selector.close()
             self._woken.close()
+            self._wake.close()
 
     def stop(self) -> None:
         """Give up on all that have not answered."""
@@ -190,8 +192,13 @@ class Dialer:
             self._again(call)
         for index in tuple(self._waiting) if self._deadline <= now else ():
             call = self._calls[index]
-            what = "connected, but the server never spoke" if call.sock and not call.connecting else "no answer"
-            self._finish(call, HostFailure("timeout", f"{what} within {self._seconds:g} s"))
+            self._finish(call, self._too_late(call))
+
+    def _too_late(self, call: _Call) -> HostFailure:
+        if call.drops:
+            return HostFailure("protocol", f"{DROPPED} ({call.drops} times)")
+        what = "connected, but the server never spoke" if call.sock and not call.connecting else "no answer"
+        return HostFailure("timeout", f"{what} within {self._seconds:g} s")
 
     def _advance(self, call: _Call) -> None:
         sock = call.sock
@@ -232,7 +239,7 @@ class Dialer:
             call.drops += 1
             self._paused.append(call)
         else:
-            self._finish(call, HostFailure("protocol", "the server closes each connection before it speaks"))
+            self._finish(call, HostFailure("protocol", f"{DROPPED} ({call.drops + 1} times)"))
 
     def _again(self, call: _Call) -> None:
         call.retry_at = None

@@ -168,6 +168,10 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         except paramiko.SSHException as error:
             transport.close()
             raise _classified(error) from error
+        if not transport.initial_kex_done:
+            # start_client() returns silently when its time is up.
+            transport.close()
+            raise HostFailure("timeout", f"no end of the key exchange within {timeout:g} s")
         return transport
 
     def _check_key(self, transport: paramiko.Transport) -> tuple[str, ...]:
