@@ -319,17 +319,14 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
         addresses = [connection.endpoint.address for connection in self]
 
         def worker(index: int) -> None:
-            try:
+            with slots:
                 done.put((index, _attempt(self[index], work, start)))
-            finally:
-                slots.release()
 
         def ready(index: int, answer: socket | HostFailure) -> None:
             if isinstance(answer, HostFailure):
                 done.put((index, _outcome_of(self[index].entry, answer, start)))
                 return
             self[index].use_socket(answer)
-            slots.acquire()
             threading.Thread(target=worker, args=(index,), daemon=True, name=f"host {index}").start()
 
         dialer = Dialer(addresses, self.settings.connect_timeout_seconds, ready)
