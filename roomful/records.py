@@ -20,6 +20,8 @@ class SubmitReport:
     added: int
     #: Duplicates of tasks that are queued, running or done.
     skipped: int
+    #: Whether they are on the server's disk; False only on a server that keeps nothing there.
+    durable: bool = True
 
     @property
     def first_id(self) -> int | None:

@@ -1,0 +1,406 @@
+"""The task queue as the controller uses it: submit, look, wait, change."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.retry import Retry
+
+from roomful.agent import leases
+from roomful.agent.keys import Keys
+from roomful.agent.scripts import Scripts
+from roomful.agent.task import TaskSpec
+from roomful.errors import InputError, ServerError
+from roomful.queue_wire import host_of, parse_client, parse_output, parse_task
+from roomful.records import ClientRecord, Counts, Output, State, SubmitReport, TaskRecord, Try
+from roomful.submitter import Submitter
+
+__all__ = [
+    "ClientRecord", "Counts", "Output", "Queue", "State", "SubmitReport", "TaskRecord", "TaskSpec", "Try",
+]  # fmt: skip
+
+Progress = Callable[[Counts], None]
+
+#: Records fetched in one round trip, and ids handed to one call of a script.
+_PAGE = 1000
+
+
+class Queue:
+    """A connection to a cluster's queue. Every change is one atomic step on the server.
+
+    All methods raise ServerError when the server cannot be reached or refuses.
+    """
+
+    def __init__(self, client: redis.Redis, cluster: str, where: str = "") -> None:
+        self._redis = client
+        self._where = where
+        self.keys = Keys(cluster)
+        self.scripts = Scripts(client, self.keys.prefix)
+
+    @classmethod
+    def connect(
+        cls, address: str, cluster: str, *, username: str = "", password: str = "", timeout: float = 15.0
+    ) -> Queue:
+        """Connect to a server: the path of its Unix socket, or a ``unix://``, ``redis://`` or ``rediss://`` URL."""
+        options: dict[str, Any] = {
+            "socket_timeout": timeout,
+            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 4),
+            "retry_on_error": [redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
+            **({"username": username} if username else {}),
+            **({"password": password} if password else {}),
+        }
+        if "://" in address:
+            client = redis.Redis.from_url(address, **options)
+        else:
+            client = redis.Redis(unix_socket_path=address, **options)
+        queue = cls(client, cluster, where=re.sub(r"//[^/@]*@", "//", address))
+        with queue._answering():
+            client.ping()
+        return queue
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._redis.close()  # type: ignore[no-untyped-call]  # redis-py has types for a part only
+
+    def __enter__(self) -> Queue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -- adding -------------------------------------------------------------------------------------------------
+
+    def submit(
+        self,
+        specs: Iterable[TaskSpec],
+        *,
+        allow_duplicates: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ) -> SubmitReport:
+        """Add tasks; on return they are on the server's disk (see ``SubmitReport.durable``).
+
+        ``specs`` must have passed ``TaskSpec.check``. ``progress`` hears how many have been taken so far.
+        A duplicate has the same kind, command, env, cwd, stdin and outputs as a task that is todo, running or done.
+        """
+        with self._answering():
+            return Submitter(self._redis, self.scripts, allow_duplicates, progress).submit(specs)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        """Count the tasks in each state, at one moment."""
+        with self._answering(), self._redis.pipeline(transaction=True) as pipe:
+            for name in ("task", "running", "result", "late"):
+                pipe.hlen(self.keys.prefix + name)
+            pipe.scard(self.keys.failed)
+            pipe.scard(self.keys.cancelled)
+            pipe.hgetall(self.keys.pace)
+            pipe.time()
+            tasks, running, results, late, failed, cancelled, pace, now = _run(pipe)
+        period = now[0] // 10
+        recent = sum(int(count) for key, count in pace.items() if period - 6 <= int(key) <= period)
+        return Counts(
+            todo=tasks - running - results,
+            running=running,
+            done=results - failed - cancelled,
+            failed=failed,
+            cancelled=cancelled,
+            late=late,
+            rate=recent / (60 + now[0] % 10),
+        )
+
+    def clients(self) -> list[ClientRecord]:
+        """List the agents, the newest of each host and state directory, by host."""
+        with self._answering(), self._redis.pipeline(transaction=True) as pipe:
+            for name in ("agents", "beats", "gone", "tally"):
+                pipe.hgetall(self.keys.prefix + name)
+            pipe.smembers(self.keys.draining)
+            pipe.zrange(self.keys.lease, 0, -1, withscores=True)
+            pipe.time()
+            agents, beats, gone, tally, draining, lease, now = _run(pipe)
+        now_ms = now[0] * 1000 + now[1] // 1000
+        heard = dict(lease)
+        counted = {key.decode(): int(value) for key, value in tally.items()}
+        records = []
+        for name, about in agents.items():
+            agent = name.decode()
+            left, _, left_ms = gone.get(name, b"").decode().partition(" ")
+            last = heard.get(name, float(left_ms or 0))
+            drained = host_of(agent).encode() in draining
+            record = parse_client(agent, about, beats.get(name), (now_ms - last) / 1000, counted)
+            state = left or ("draining" if drained and record.state == "live" else record.state)
+            records.append(dataclasses.replace(record, state=state, running=0 if left else record.running))
+        return sorted(records, key=lambda record: (record.host, record.agent))
+
+    def tasks(
+        self,
+        state: State | None = None,
+        *,
+        match: str | None = None,
+        exclude: str | None = None,
+        host: str | None = None,
+        ids: Iterable[int] | None = None,
+        limit: int | None = None,
+    ) -> Iterator[TaskRecord]:
+        """Go through tasks by id. ``match`` and ``exclude`` are regular expressions on command, name and tags.
+
+        Each page of 1,000 is of one moment; what changes meanwhile may show in its old or its new state.
+        """
+        wanted, unwanted = _pattern(match), _pattern(exclude)
+        left = limit
+        for page in _pages(self._ids_of(state) if ids is None else ids):
+            for record in self._records(page):
+                if left == 0:
+                    return
+                if state is not None and record.state != state:
+                    continue
+                if host is not None and record.host != host:
+                    continue
+                text = "\n".join((record.spec.command, record.spec.name, *record.spec.tags))
+                if (wanted and not wanted.search(text)) or (unwanted and unwanted.search(text)):
+                    continue
+                yield record
+                left = None if left is None else left - 1
+
+    def task(self, task_id: int) -> TaskRecord | None:
+        """Return one task; None if there is none with this id."""
+        return next(iter(self._records([task_id])), None)
+
+    def last_id(self) -> int:
+        """Return the highest id that was given out; 0 before the first."""
+        with self._answering():
+            return int(self._redis.hget(self.keys.meta, "next_id") or 1) - 1  # type: ignore[arg-type]  # not async
+
+    def output(self, task_id: int, stream: Literal["stdout", "stderr"] = "stdout") -> Output:
+        """Return what the last attempt that ended wrote."""
+        record = self.task(task_id)
+        if record is None:
+            raise InputError(f"there is no task {task_id}", fix="list them with: inv tasks")
+        with self._answering():
+            stored: Any = self._redis.hget(self.keys.prefix + stream, str(task_id))
+        host = record.host if record.ended_ms else record.tries[-1].host if record.tries else ""
+        return parse_output(stored, host)
+
+    def outcomes(self, since: str = "") -> Iterator[TaskRecord]:
+        """Go through tasks that have ended, in the order of their ends; each has the ``cursor`` to go on from.
+
+        A task that was let try again after it failed shows once, with its last result.
+        """
+        cursor = since or "0-0"
+        while True:
+            with self._answering():
+                entries: Any = self._redis.xrange(self.keys.log, f"({cursor}", "+", count=_PAGE)
+            if not entries:
+                return
+            records = {record.id: record for record in self._records([int(fields[b"i"]) for _, fields in entries])}
+            for key, fields in entries:
+                cursor = key.decode()
+                record = records.get(int(fields[b"i"]))
+                if record and record.ended_ms and record.attempt == int(fields[b"a"]):
+                    yield dataclasses.replace(record, cursor=cursor)
+
+    def wait(
+        self,
+        ids: Iterable[int] | None = None,
+        progress: Progress | None = None,
+        timeout: float | None = None,
+    ) -> bool:
+        """Wait until these tasks (None: all) have ended; False if ``timeout`` seconds were not enough.
+
+        The server wakes us: nothing is polled but the counts for ``progress``, about once a second.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        cursor = self._log_end()
+        missing = None if ids is None else self._unfinished(set(ids))
+        next_count = next_check = 0.0
+        while True:
+            now = time.monotonic()
+            ended = missing is not None and not missing
+            if ended or now >= min(next_count, deadline):
+                counts = self.counts()
+                next_count = now + 1.0
+                if progress:
+                    progress(counts)
+                if ended or (missing is None and counts.todo + counts.running == 0):
+                    return True
+                if now >= deadline:
+                    return False
+            if missing and now >= next_check:
+                # Forgotten and reset tasks never reach the log; a retried one is waited for again.
+                next_check = now + 10.0
+                missing = self._unfinished(missing)
+                continue
+            block = max(1, int((min(next_count, deadline) - now) * 1000))
+            with self._answering():
+                reply: Any = self._redis.xread({self.keys.log: cursor}, block=block, count=_PAGE)
+            for key, fields in reply[0][1] if reply else ():
+                cursor = key.decode()
+                if missing is not None:
+                    missing.discard(int(fields[b"i"]))
+            if reply:
+                # Let some more gather, rather than ask for each alone.
+                time.sleep(0.02)
+                next_count = min(next_count, now + 0.1) if missing is None else next_count
+
+    # -- changing -----------------------------------------------------------------------------------------------
+
+    def cancel(self, ids: Iterable[int] | None = None) -> int:
+        """Cancel tasks that wait or run (None: all of them), and return how many; their processes are killed."""
+        return self._each("cancel", ids, ("todo", "running"))
+
+    def retry(self, ids: Iterable[int] | None = None) -> int:
+        """Let failed and cancelled tasks (None: all failed ones) wait again, and return how many."""
+        return self._each("retry", ids, ("failed",))
+
+    def forget(self, ids: Iterable[int] | None = None) -> int:
+        """Remove tasks that have ended (None: all that are done), with their outputs, and return how many."""
+        return self._each("forget", ids, ("done",))
+
+    def requeue_host(self, host: str) -> int:
+        """Take the tasks that run on a host and let them wait again; return how many."""
+        with self._answering():
+            return int(self.scripts.call("requeue_host", host))
+
+    def drain(self, hosts: Iterable[str], *, resume: bool = False) -> int:
+        """Let hosts finish what they run and take nothing new (or, with ``resume``, take again)."""
+        with self._answering():
+            return int(self.scripts.call("drain", "0" if resume else "1", *hosts))
+
+    def reset(self) -> int:
+        """Remove every task and result, and return how many; what runs is killed. Agents and settings stay."""
+        with self._answering():
+            return int(self.scripts.call("reset"))
+
+    def configure(self, values: Mapping[str, Any], host: str = "") -> None:
+        """Change live settings, for one host or for all; None removes one. Agents follow within a heartbeat.
+
+        Names and values are those of ``roomful.agent.tuning``; raises InputError for others.
+        """
+        from roomful.agent.tuning import check_setting
+
+        arguments: list[str] = []
+        for name, value in values.items():
+            try:
+                text = "" if value is None else check_setting(name, value)
+            except ValueError as error:
+                raise InputError(str(error), where="clients-config") from None
+            arguments += [f"{name}@{host}" if host else name, text]
+        with self._answering():
+            self.scripts.call("configure", *arguments)
+
+    def settings(self) -> dict[str, str]:
+        """Return the live settings that were changed: ``NAME`` or ``NAME@HOST`` to value."""
+        with self._answering():
+            values: Any = self._redis.hgetall(self.keys.config)
+        return {key.decode(): value.decode() for key, value in sorted(values.items()) if key != b"version"}
+
+    def expire(
+        self,
+        *,
+        lease_seconds: float = leases.LEASE_SECONDS,
+        silence_seconds: float = leases.SILENCE_SECONDS,
+        alive_hosts: Iterable[str] = (),
+    ) -> list[leases.Lost]:
+        """Give back the tasks of dead agents, as the keeper does each second (see ``leases.expire``)."""
+        with self._answering():
+            return leases.expire(self.scripts, lease_seconds, silence_seconds, alive_hosts=alive_hosts)
+
+    def late(self) -> dict[str, bytes]:
+        """Return the reports that came too late: ``ID:ATTEMPT`` to the agent and its report."""
+        with self._answering():
+            values: Any = self._redis.hgetall(self.keys.late)
+        return {key.decode(): value for key, value in values.items()}
+
+    # -- inside -------------------------------------------------------------------------------------------------
+
+    def _each(self, script: str, ids: Iterable[int] | None, states: Sequence[State]) -> int:
+        if ids is None:
+            ids = sorted({task_id for state in states for task_id in self._ids_of(state)})
+        count = 0
+        for page in _pages(ids):
+            with self._answering():
+                count += int(self.scripts.call(script, *page))
+        return count
+
+    def _ids_of(self, state: State | None) -> Iterable[int]:
+        """Return ids that include all tasks in a state, in order."""
+        found: Any
+        with self._answering():
+            if state == "running":
+                found = self._redis.hkeys(self.keys.running)
+            elif state in ("failed", "cancelled"):
+                found = self._redis.smembers(self.keys.prefix + state)
+            else:
+                return range(1, self.last_id() + 1)
+        return sorted(int(task_id) for task_id in found)
+
+    def _records(self, ids: Sequence[int]) -> list[TaskRecord]:
+        if not ids:
+            return []
+        names = [str(task_id) for task_id in ids]
+        with self._answering(), self._redis.pipeline(transaction=True) as pipe:
+            for key in ("task", "running", "result", "tries"):
+                pipe.hmget(self.keys.prefix + key, names)
+            columns = _run(pipe)
+        return [parse_task(task_id, *row) for task_id, *row in zip(ids, *columns, strict=True) if row[0] is not None]
+
+    def _unfinished(self, ids: set[int]) -> set[int]:
+        return {
+            record.id
+            for page in _pages(sorted(ids))
+            for record in self._records(page)
+            if record.state in ("todo", "running")
+        }
+
+    def _log_end(self) -> str:
+        with self._answering():
+            last: Any = self._redis.xrevrange(self.keys.log, count=1)
+        return last[0][0].decode() if last else "0-0"
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+            raise ServerError(
+                "refuses us", where=self._where, why=str(error), fix="see: inv server-status"
+            ) from error
+        except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+            fix = "see: inv server-status"
+            raise ServerError("the server does not answer", where=self._where, why=str(error), fix=fix) from error
+        except redis.RedisError as error:
+            raise ServerError("the server refused a command", where=self._where, why=str(error)) from error
+
+
+def _run(pipe: Any) -> list[Any]:
+    replies: list[Any] = pipe.execute()
+    return replies
+
+
+def _pages(ids: Iterable[int]) -> Iterator[list[int]]:
+    page: list[int] = []
+    for task_id in ids:
+        page.append(task_id)
+        if len(page) == _PAGE:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _pattern(text: str | None) -> re.Pattern[str] | None:
+    try:
+        return re.compile(text) if text else None
+    except re.error as error:
+        raise InputError(f"bad pattern {text!r}", why=str(error), fix="write a regular expression") from None
