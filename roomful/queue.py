@@ -83,14 +83,15 @@ class Queue:
 
     def submit(
         self,
-        specs: Iterable[TaskSpec],
+        specs: Iterable[TaskSpec | bytes],
         *,
         allow_duplicates: bool = False,
         progress: Callable[[int], None] | None = None,
     ) -> SubmitReport:
         """Add tasks; on return they are on the server's disk (see ``SubmitReport.durable``).
 
-        ``specs`` must have passed ``TaskSpec.check``. ``progress`` hears how many have been taken so far.
+        ``specs`` must have passed ``TaskSpec.check``; bytes are what ``encode_task`` made of one that has.
+        ``progress`` hears how many have been taken so far.
         A duplicate has the same kind, command, env, cwd, stdin and outputs as a task that is todo, running or done.
         """
         with self._answering():
@@ -182,15 +183,26 @@ class Queue:
         with self._answering():
             return int(self._redis.hget(self.keys.meta, "next_id") or 1) - 1  # type: ignore[arg-type]  # not async
 
+    def log_end(self) -> str:
+        """Return the cursor behind everything that has ended so far."""
+        with self._answering():
+            last: Any = self._redis.xrevrange(self.keys.log, count=1)
+        return last[0][0].decode() if last else "0-0"
+
     def output(self, task_id: int, stream: Literal["stdout", "stderr"] = "stdout") -> Output:
         """Return what the last attempt that ended wrote."""
         record = self.task(task_id)
         if record is None:
             raise InputError(f"there is no task {task_id}", fix="list them with: inv tasks")
+        return self.outputs([record], stream)[0]
+
+    def outputs(self, records: Sequence[TaskRecord], stream: Literal["stdout", "stderr"] = "stdout") -> list[Output]:
+        """Return what the last ended attempts of these tasks wrote, in one round trip: at most some hundred tasks."""
+        if not records:
+            return []
         with self._answering():
-            stored: Any = self._redis.hget(self.keys.prefix + stream, str(task_id))
-        host = record.host if record.ended_ms else record.tries[-1].host if record.tries else ""
-        return parse_output(stored, host)
+            stored: Any = self._redis.hmget(self.keys.prefix + stream, [str(record.id) for record in records])
+        return [parse_output(one, _output_host(record)) for one, record in zip(stored, records, strict=True)]
 
     def outcomes(self, since: str = "") -> Iterator[TaskRecord]:
         """Go through tasks that have ended, in the order of their ends; each has the ``cursor`` to go on from.
@@ -221,7 +233,7 @@ class Queue:
         The server wakes us: nothing is polled but the counts for ``progress``, about once a second.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        cursor = self._log_end()
+        cursor = self.log_end()
         missing = None if ids is None else self._unfinished(set(ids))
         next_count = next_check = 0.0
         while True:
@@ -363,11 +375,6 @@ class Queue:
             if record.state in ("todo", "running")
         }
 
-    def _log_end(self) -> str:
-        with self._answering():
-            last: Any = self._redis.xrevrange(self.keys.log, count=1)
-        return last[0][0].decode() if last else "0-0"
-
     @contextmanager
     def _answering(self) -> Iterator[None]:
         try:
@@ -386,6 +393,11 @@ class Queue:
 def _run(pipe: Any) -> list[Any]:
     replies: list[Any] = pipe.execute()
     return replies
+
+
+def _output_host(record: TaskRecord) -> str:
+    """Return the host on which the last attempt that ended ran."""
+    return record.host if record.ended_ms else record.tries[-1].host if record.tries else ""
 
 
 def _pages(ids: Iterable[int]) -> Iterator[list[int]]:

@@ -17,12 +17,12 @@ CHUNK_BYTES = 4 * 1024 * 1024
 SILENT_SECONDS = 8.0
 
 
-def chunks(specs: Iterable[TaskSpec]) -> Iterator[list[bytes]]:
-    """Pack tasks, in lists that are right for one call."""
+def chunks(specs: Iterable[TaskSpec | bytes]) -> Iterator[list[bytes]]:
+    """Pack tasks (those that are packed already are bytes), in lists that are right for one call."""
     chunk: list[bytes] = []
     size = 0
     for spec in specs:
-        payload = encode_task(spec)
+        payload = spec if isinstance(spec, bytes) else encode_task(spec)
         if chunk and (len(chunk) == CHUNK_TASKS or size + len(payload) > CHUNK_BYTES):
             yield chunk
             chunk, size = [], 0

@@ -45,7 +45,7 @@ class Submitter:
         self._ranges: list[tuple[int, int]] = []
         self._added = self._skipped = 0
 
-    def submit(self, specs: Iterable[TaskSpec]) -> SubmitReport:
+    def submit(self, specs: Iterable[TaskSpec | bytes]) -> SubmitReport:
         """Send the tasks, and wait until the server has them on disk."""
         connection = self._connect()
         token = secrets.token_hex(8).encode()
@@ -60,6 +60,9 @@ class Submitter:
                 connection = self._receive(connection)
             durable = self._sync(connection) if self._added else True
         finally:
+            if self._waiting:
+                # What made the tasks failed, or the server did: nobody may read the replies still to come.
+                connection.disconnect()
             self._client.connection_pool.release(connection)
         return SubmitReport(merge_ranges(self._ranges), self._added, self._skipped, durable)
 
