@@ -200,6 +200,7 @@ def test_changed_requirements_are_followed_exactly(project: Project) -> None:
     assert failed.returncode == 2
     assert "No matching distribution found for alpha-one==3.0" in failed.stderr
     assert failed.stderr.endswith("/bootstrap again when that is mended\n")
+    assert not (project.folder / ".venv" / "stamp").exists(), "what is half done would count as done"
 
     project.require("beta==1.0")
     assert project.versions() == "beta==1.0\n"
