@@ -10,6 +10,9 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+#: The lab's fixtures, for every test.
+pytest_plugins = ["tests.support.lab"]
+
 #: Where a missing program or right is a failure, not a reason to skip.
 IN_CI = bool(os.environ.get("CI"))
 CHECKOUT = Path(__file__).parent.parent

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from roomful.lab.netns import call_inside
 
 #: Pause before a server that did not answer is asked again.
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 #: One try: a banner that takes longer is asked for again.
 TRY_SECONDS = 5.0
 

@@ -19,24 +19,30 @@ from roomful.lab.store import Record
 SSH_PORT = 22
 
 
-def up(options: LabOptions, progress: Progress | None = None) -> Lab:
+def up(options: LabOptions, progress: Progress | None = None, force: bool = False) -> Lab:
     """Bring a lab up; one that is up already with the same options is left as it is.
 
-    What an earlier start that was killed left behind is removed first; a start that fails leaves nothing.
+    What an earlier start that was killed left behind is removed first; a start that fails leaves nothing. ``force``
+    takes a lab with other options down first.
 
     Raises InputError for options that cannot be, or that differ from those of the running lab of this name.
     """
     options = options.checked(os.geteuid(), _account())
     base = store.base_directory(bool(options.rootless))
     directory = base / options.name
+    _refuse_other_kind(options)
     with store.locked(base, options.name):
         record = store.read_record(directory)
         if record and record.stage == "up":
-            if not _same(record.options, options):
+            differing = _differences(record.options, options)
+            if not differing:
+                lab = record.lab(directory)
+                _write_list(lab)
+                return lab
+            if not force:
                 fix = f"inv lab.down --name {options.name} first, or give --force"
-                raise InputError(f"the lab {options.name!r} is up with other options", fix=fix)
-            return record.lab(directory)
-        _refuse_other_kind(options)
+                raise InputError(f"the lab {options.name!r} is up with another {' and '.join(differing)}", fix=fix)
+        _refuse_foreign_list(options)
         _teardown(base, options.name)
         try:
             return _build(options, base, directory, progress or (lambda *_: None))
@@ -133,11 +139,9 @@ def _build(options: LabOptions, base: Path, directory: Path, progress: Progress)
     built.prepare()
     built.boot([host for host in hosts if host.name not in options.off], progress)
     lab = store.with_faults(lab)
-    if options.host_list:
-        comments = (_list_mark(lab.name), f"{len(hosts)} hosts in {subnet}; inv lab.down removes this file")
-        write_host_list(Path(options.host_list), lab.entries, comments)
+    _write_list(lab)
     store.write_record(directory, Record("up", options, subnet, port))
-    return lab
+    return dataclasses.replace(lab, fresh=True)
 
 
 def _teardown(base: Path, name: str) -> None:
@@ -159,17 +163,34 @@ def _teardown(base: Path, name: str) -> None:
         shutil.rmtree(directory)
 
 
+def _write_list(lab: Lab) -> None:
+    if lab.options.host_list:
+        comments = (_list_mark(lab.name), f"{len(lab.hosts)} hosts in {lab.subnet}; inv lab.down removes this file.")
+        write_host_list(Path(lab.options.host_list), lab.entries, comments)
+
+
 def _list_mark(name: str) -> str:
     return f"The lab {name!r}, written by inv lab.up."
 
 
+def _is_own_list(path: Path, name: str) -> bool:
+    return path.read_text(errors="replace").startswith(f"# {_list_mark(name)}\n")
+
+
 def _remove_host_list(path: Path, name: str) -> None:
     """Remove the host list that the lab wrote; one that somebody has written since stays."""
-    try:
-        if path.read_text(errors="replace").startswith(f"# {_list_mark(name)}\n"):
-            path.unlink()
-    except FileNotFoundError:
-        pass
+    if path.is_file() and _is_own_list(path, name):
+        path.unlink()
+    # What a start that was killed while it wrote the list has left: see write_text_atomically.
+    for half_written in path.parent.glob(f".{path.name}.*"):
+        half_written.unlink(missing_ok=True)
+
+
+def _refuse_foreign_list(options: LabOptions) -> None:
+    """Keep what somebody has written by hand."""
+    path = Path(options.host_list)
+    if options.host_list and path.exists() and not _is_own_list(path, options.name):
+        raise InputError("this host list is not the lab's", where=str(path), fix="choose another --name")
 
 
 def _refuse_other_kind(options: LabOptions) -> None:
@@ -180,8 +201,10 @@ def _refuse_other_kind(options: LabOptions) -> None:
         raise InputError(f"the lab {options.name!r} exists and is of the other kind", fix=fix)
 
 
-def _same(running: LabOptions, wanted: LabOptions) -> bool:
-    return dataclasses.replace(running, host_list="") == dataclasses.replace(wanted, host_list="")
+def _differences(running: LabOptions, wanted: LabOptions) -> list[str]:
+    """Name the options that differ; a caller who wants no host list does not mind one."""
+    names = [item.name for item in dataclasses.fields(LabOptions) if item.name != "host_list" or wanted.host_list]
+    return [name.replace("_", " ") for name in names if getattr(running, name) != getattr(wanted, name)]
 
 
 def _account() -> str:

@@ -158,13 +158,17 @@ class LabHost:
 
 @dataclass(frozen=True)
 class Lab:
-    """A lab that is up: where its hosts are and how to log in to them."""
+    """A lab that is up: where its hosts are and how to log in to them.
+
+    ``fresh`` is true where this call of ``up`` has brought it up.
+    """
 
     options: LabOptions
     directory: Path
     subnet: str
     port: int
     hosts: tuple[LabHost, ...]
+    fresh: bool = False
 
     @property
     def name(self) -> str:

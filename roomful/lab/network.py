@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import re
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -31,7 +32,20 @@ BURST_SECONDS = 0.01
 LEAST_BURST_BYTES = 32_000
 #: tc-tbf(8): what waits longer than this is dropped, as in a switch with a small buffer.
 LATENCY = "50ms"
+#: tc(8) counts in powers of ten.
+RATE_UNITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 RESOLV_CONF = "# No name server: every name of the lab is in /etc/hosts.\n"
+
+
+def parse_rate(text: str) -> int:
+    """Read a rate such as ``200mbit``, ``1.5gbit`` or ``500kbit`` and return bits a second.
+
+    Raises ValueError with a sentence that says what to write.
+    """
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)([kmg])bit", text.strip().lower())
+    if not match:
+        raise ValueError(f"bad rate {text!r}; write a number and a unit: 200mbit, 1gbit")
+    return int(float(match[1]) * RATE_UNITS[match[2]])
 
 
 def controller_links(lab: Lab) -> list[str]:

@@ -1,7 +1,6 @@
 """Fixtures that bring up labs for tests: real SSH servers, one lab per set of options and test process.
 
-Use them by ``from tests.support.lab import lab, rootless_lab`` in a test module or its conftest, or by
-``pytest_plugins = ["tests.support.lab"]`` in the top conftest.
+tests/conftest.py makes the fixtures known everywhere; the helpers are imported.
 """
 
 from __future__ import annotations
@@ -24,6 +23,9 @@ ROOTLESS_PROGRAMS = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-key
 NAMESPACE_PROGRAMS = {**ROOTLESS_PROGRAMS, "ip": "iproute2", "tc": "iproute2"}
 
 LabFactory = Callable[..., Lab]
+
+#: Names of this test run's labs, by their options: shared by all who import the fixtures.
+_running: dict[tuple[object, ...], str] = {}
 
 
 def need(reason: str | None) -> None:
@@ -49,7 +51,6 @@ def lab() -> Iterator[LabFactory]:
     of its own with ``own="why"``. Namespaces need root; ``rootless=True`` does not. Labs that are up at the end of
     the run are taken down.
     """
-    running: dict[tuple[object, ...], str] = {}
 
     def bring_up(*, own: str = "", **options: object) -> Lab:
         rootless = bool(options.setdefault("rootless", os.geteuid() != 0))
@@ -57,17 +58,17 @@ def lab() -> Iterator[LabFactory]:
         if not rootless and os.geteuid() != 0:
             need("namespaces need root")
         key = (own, *sorted(options.items()))
-        if key in running and any(found.name == running[key] for found in labs.labs()):
-            return labs.get(running[key])
+        if key in _running and any(found.name == _running[key] for found in labs.labs()):
+            return labs.get(_running[key])
         # The pid keeps test runs apart; the number keeps this run's labs apart.
-        name = f"t{os.getpid()}-{len(running)}"
-        running[key] = name
+        name = f"t{os.getpid()}-{len(_running)}"
+        _running[key] = name
         return labs.up(LabOptions(name=name, **options))  # type: ignore[arg-type]  # the caller's keywords
 
     try:
         yield bring_up
     finally:
-        for name in running.values():
+        for name in _running.values():
             labs.down(name)
 
 
