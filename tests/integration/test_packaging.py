@@ -100,6 +100,12 @@ def test_patchwork_is_no_hard_dependency(metadata: Message) -> None:
     assert "patchwork" not in required
 
 
+def test_patchworks_version_is_the_same_wherever_it_is_named(checkout: Path) -> None:
+    """The command that adds it stands in the code, the README and comments."""
+    named = run("git", "grep", "-hoE", r"patchwork==[0-9.]+[0-9]", cwd=checkout).split()
+    assert set(named) == {f"patchwork=={pinned(checkout)['patchwork']}"}
+
+
 def test_the_pins_are_within_the_ranges(checkout: Path, metadata: Message) -> None:
     versions = pinned(checkout)
     environment = {key: str(value) for key, value in default_environment().items()}
@@ -125,7 +131,7 @@ def run_pip_check(checkout: Path) -> list[str]:
 
 def test_every_pin_is_needed(checkout: Path) -> None:
     """Each package is one that pyproject.toml names, a tool, or needed by another."""
-    tools = {"patchwork", "six", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "hatchling"}
+    tools = {"patchwork", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "hatchling"}
     tools |= {"types-paramiko", "types-tabulate"}
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     versions = pinned(checkout)
