@@ -1,0 +1,420 @@
+"""Start, stop and look at the server on the machine where this runs.
+
+The controller calls ``handle`` itself where it is the server, and ``python3 roomful.pyz server`` with the same
+request over SSH where it is not. A request is a JSON object: ``verb``, ``cluster``, ``directory`` (empty: the usual
+one), and what the verb takes. The reply is ``{"ok": {...}}`` or ``{"refused": {what, where, why, fix, code}}``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, Mapping
+
+from roomful.agent.acl import acl_rules
+from roomful.agent.keeper_link import valid_record
+from roomful.agent.private import (
+    NETWORK_FILE_SYSTEMS,
+    SOCKET_PATH_BYTES,
+    Lock,
+    Refusal,
+    daemon_environment,
+    file_system,
+    locked,
+    private_directory,
+    read_json,
+    write_atomically,
+    write_json,
+)
+from roomful.agent.valkey import acl_file, configuration, find_program, passwords_in
+
+VERSION = 1
+#: Reading back a large append-only file takes time: about 1 s for a million tasks.
+START_SECONDS = 300.0
+STOP_SECONDS = 90.0
+#: What a start makes in the folder; nothing else is ever removed from it.
+OWN_FILES = (
+    "clients.json",
+    "clients.lock",
+    "keeper.log",
+    "keeper.log.1",
+    "known_hosts",
+    "links.json",
+    "lock",
+    "output.log",
+    "passwords.json",
+    "server.json",
+    "start.lock",
+    "status.json",
+    "supervisor.log",
+    "supervisor.log.1",
+    "users.acl",
+    "valkey.conf",
+    "valkey.log",
+    "valkey.log.1",
+    "valkey.sock",
+)
+OWN_FOLDERS = ("bin", "data")
+OWN_PATTERNS = ("roomful-*.pyz", ".*.json.*", ".users.acl.*", ".valkey.conf.*", "temp-*")
+
+Reply = Dict[str, Any]
+
+
+def default_directory(cluster: str) -> Path:
+    """Return the folder of the queue's data: on local disk, and kept over a reboot."""
+    return Path(f"/var/tmp/roomful-{os.getuid()}") / cluster
+
+
+def directory_of(request: Mapping[str, Any]) -> Path:
+    """Return the folder that a request is about.
+
+    Raises Refusal for a cluster name that is no file name.
+    """
+    cluster = str(request["cluster"])
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}", cluster):
+        raise Refusal(f"bad cluster name {cluster!r}")
+    return Path(request.get("directory") or default_directory(cluster))
+
+
+def start(request: Mapping[str, Any]) -> Reply:
+    """Start the server unless it runs, and return its status once it answers.
+
+    Takes ``zipapp`` (this program as one file; its name holds its digest), ``candidates`` (Valkey programs to fall
+    back to), ``settings`` (the keeper's).
+    """
+    directory = private_directory(directory_of(request))
+    on = file_system(directory)
+    if on in NETWORK_FILE_SYSTEMS:
+        fix = "set roomful.server_directory to a folder on a local disk"
+        raise Refusal(f"the queue's data cannot be kept on {on}", where=str(directory), fix=fix)
+    with locked(directory / "start.lock", wait=START_SECONDS):
+        already = Lock(directory / "lock").owner() is not None
+        if not already:
+            process = _launch(directory, request)
+            _wait_until_ready(directory, process)
+        else:
+            _wait_until_ready(directory, None)
+        reply = status(request)
+        outdated = reply["zipapp"] != Path(request["zipapp"]).name
+        return {**reply, "already": already, "outdated": outdated}
+
+
+def _launch(directory: Path, request: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+    program = find_program([*request.get("candidates", ()), *map(str, sorted(directory.glob("bin/valkey-server*")))])
+    private_directory(directory / "data")
+    private_directory(directory / "bin")
+    socket_path = _socket_path(directory, str(request["cluster"]))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(socket_path)
+    zipapp = _keep_zipapp(directory, Path(request["zipapp"]))
+    passwords = passwords_in(directory)
+    rules = " ".join(acl_rules(str(request["cluster"])))
+    write_atomically(directory / "users.acl", acl_file(passwords, rules, program).encode())
+    write_atomically(directory / "valkey.conf", configuration(directory, socket_path, program).encode())
+    _link_tool(directory, program.path)
+    command = [sys.executable, "-I", "-S", str(zipapp)]
+    plan = {
+        "version": VERSION,
+        "cluster": request["cluster"],
+        "program": program.path,
+        "program_version": f"{program.name} {'.'.join(map(str, program.version))}",
+        "socket": socket_path,
+        "command": command,
+        "settings": dict(request.get("settings", {})),
+    }
+    write_json(directory / "server.json", plan)
+    with contextlib.suppress(FileNotFoundError):
+        (directory / "status.json").unlink()
+    # Only a defect writes here: all three programs have logs of their own.
+    output = os.open(str(directory / "output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        return subprocess.Popen(
+            [*command, "supervise", str(directory)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=daemon_environment(),
+            cwd="/",
+            start_new_session=True,
+        )
+    finally:
+        os.close(output)
+
+
+def _socket_path(directory: Path, cluster: str) -> str:
+    path = directory / "valkey.sock"
+    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
+        return str(path)
+    # Too long for the kernel: a short private folder instead, made from the long one's name.
+    digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
+    return str(private_directory(Path(f"/tmp/roomful-{os.getuid()}") / f"{cluster[:20]}-{digest}") / "valkey.sock")
+
+
+def _keep_zipapp(directory: Path, source: Path) -> Path:
+    """Copy this program beside the data, if it is not there: it must outlive the removal of what started it."""
+    kept = directory / source.name
+    if source.resolve().parent != directory.resolve():
+        write_atomically(kept, source.read_bytes())
+    for old in directory.glob("roomful-*.pyz"):
+        if old != kept:
+            old.unlink()
+    return kept
+
+
+def _link_tool(directory: Path, program: str) -> None:
+    """Make ``bin/valkey-check-aof``: the server program is that tool when it is called so."""
+    link = directory / "bin" / "valkey-check-aof"
+    with contextlib.suppress(FileNotFoundError):
+        link.unlink()
+    link.symlink_to(program)
+
+
+def _wait_until_ready(directory: Path, process: subprocess.Popen[bytes] | None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    gone_since = None
+    while True:
+        state = read_json(directory / "status.json") or {}
+        if state.get("state") == "ready":
+            return
+        if state.get("state") == "failed":
+            if process is not None:
+                process.wait()
+            raise _failed(directory, state)
+        # A supervisor of an earlier life may take a moment to end; ours has ended too early.
+        running = process.poll() is None if process is not None else Lock(directory / "lock").owner() is not None
+        if not running:
+            gone_since = gone_since or time.monotonic()
+            if time.monotonic() - gone_since > 0.5:
+                text = _tail(directory / "output.log")
+                raise Refusal("the server ended while it started", where=str(directory), why=text, fix="try again")
+        if time.monotonic() > deadline:
+            fix = "it goes on: ask again with inv server-status"
+            raise Refusal(f"not ready after {START_SECONDS:g} s", where=str(directory), why=str(state), fix=fix)
+        time.sleep(0.02)
+
+
+def _failed(directory: Path, state: Mapping[str, Any]) -> Refusal:
+    why = str(state.get("why", ""))
+    if "No space left" in why:
+        return Refusal("Valkey cannot start", where=str(directory), why=why, fix="free some space", code="disk-full")
+    if state.get("data_fault"):
+        data = next(iter(sorted((directory / "data").glob("**/*.manifest"))), directory / "data")
+        fix = (
+            f"nothing was changed; see where it is broken with: {directory}/bin/valkey-check-aof {data}"
+            " (copy the folder data first, then --fix cuts the file there), or start anew: inv stop-server --forget"
+        )
+        return Refusal("Valkey cannot read its data", where=str(data), why=why, fix=fix, code="data")
+    return Refusal("Valkey does not start", where=str(directory / "valkey.log"), why=why, code="valkey")
+
+
+def status(request: Mapping[str, Any]) -> Reply:
+    """Tell whether the server runs, and how it is."""
+    directory = directory_of(request)
+    plan = read_json(directory / "server.json") or {}
+    state = read_json(directory / "status.json") or {}
+    running = Lock(directory / "lock").owner() is not None if directory.is_dir() else False
+    reply: Reply = {
+        "running": running,
+        "state": state.get("state", "starting") if running else "stopped",
+        "directory": str(directory),
+        "socket": plan.get("socket", ""),
+        "program": plan.get("program_version", ""),
+        "zipapp": Path(plan["command"][-1]).name if plan.get("command") else "",
+        "data_bytes": _size(directory / "data"),
+    }
+    if not running:
+        return reply
+    reply["why"] = state.get("why", "")
+    reply["links"] = (read_json(directory / "links.json") or {}).get("links", {})
+    reply["uptime_seconds"] = time.monotonic() - state.get("started_monotonic", time.monotonic())
+    for name in ("supervisor", "valkey", "keeper", "valkey_restarts", "keeper_restarts"):
+        reply[name] = state.get(name)
+    if state.get("state") == "ready":
+        reply.update(_ask_valkey(plan["socket"], passwords_in(directory)["controller"]))
+    return reply
+
+
+def clients(request: Mapping[str, Any]) -> Reply:
+    """Change which clients the keeper has links to, and return the labels of all.
+
+    Takes ``add`` (label to record: see ``keeper_link.link_argv``; with ``host_key``, where the record brings the key
+    that its host must have) and ``remove`` (labels).
+    """
+    directory = private_directory(directory_of(request))
+    with locked(directory / "clients.lock", wait=30.0):
+        known = dict((read_json(directory / "clients.json") or {}).get("clients", {}))
+        for label in request.get("remove", ()):
+            known.pop(label, None)
+        for label, record in request.get("add", {}).items():
+            if not valid_record(record):
+                raise Refusal("the record of a client is not valid", where=str(label))
+            known[label] = record
+        keys = [f"{label} {known[label]['host_key']}\n" for label in sorted(known) if known[label].get("host_key")]
+        # Before the record that needs it.
+        write_atomically(directory / "known_hosts", "".join(keys).encode())
+        write_json(directory / "clients.json", {"version": VERSION, "clients": known})
+    return {"clients": sorted(known)}
+
+
+def _ask_valkey(socket_path: str, password: str) -> Reply:
+    # 60 ms to import, and only this needs it.
+    import redis
+
+    client = redis.Redis(
+        unix_socket_path=socket_path, username="controller", password=password, socket_timeout=5, lib_name=None
+    )
+    try:
+        info: Any = client.info()
+    except redis.RedisError as error:
+        return {"state": "not answering", "why": str(error)}
+    finally:
+        client.close()  # type: ignore[no-untyped-call]  # redis-py has types for a part only
+    return {
+        "memory_bytes": info["used_memory"],
+        "connections": info["connected_clients"],
+        "aof": {
+            "enabled": bool(info["aof_enabled"]),
+            "last_write": info["aof_last_write_status"],
+            "last_rewrite": info["aof_last_bgrewrite_status"],
+            "size_bytes": info["aof_current_size"],
+            "waits_for_disk": bool(info.get("aof_pending_bio_fsync", 0)),
+        },
+    }
+
+
+def _size(directory: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(folder, name)).st_size
+    return total
+
+
+def stop(request: Mapping[str, Any]) -> Reply:
+    """Stop the server in order; with ``forget`` remove its data too."""
+    directory = directory_of(request)
+    if not directory.is_dir():
+        return {"stopped": False, "forgotten": False, "directory": str(directory), "data_bytes": 0}
+    with locked(directory / "start.lock", wait=STOP_SECONDS):
+        stopped = _stop(directory)
+        size = _size(directory / "data")
+        if request.get("forget"):
+            _forget(directory)
+    forgotten = bool(request.get("forget"))
+    return {"stopped": stopped, "forgotten": forgotten, "directory": str(directory), "data_bytes": size}
+
+
+def _stop(directory: Path) -> bool:
+    lock = Lock(directory / "lock")
+    deadline = time.monotonic() + STOP_SECONDS
+    asked = False
+    while True:
+        owner = lock.owner()
+        if owner is None:
+            return asked
+        if owner and not asked:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(owner, signal.SIGTERM)
+            asked = True
+        elif owner and not _alive(owner):
+            # The supervisor is gone and Valkey, which inherited the lock, still closes its files or is stuck.
+            _end_orphan(directory)
+        if time.monotonic() > deadline:
+            raise Refusal(f"the server has not ended within {STOP_SECONDS:g} s", where=str(directory))
+        time.sleep(0.02)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _end_orphan(directory: Path) -> None:
+    pid = (read_json(directory / "status.json") or {}).get("valkey")
+    with contextlib.suppress(OSError, TypeError):
+        # A pid may have been given to somebody else: ours works in our folder.
+        if os.readlink(f"/proc/{pid}/cwd") == str((directory / "data").resolve()):
+            os.kill(int(pid), signal.SIGTERM)  # type: ignore[arg-type]  # a TypeError is what is caught
+            os.kill(int(pid), signal.SIGCONT)  # type: ignore[arg-type]
+
+
+def _forget(directory: Path) -> None:
+    socket_path = Path((read_json(directory / "server.json") or {}).get("socket") or directory / "valkey.sock")
+    for name in OWN_FOLDERS:
+        if (directory / name).is_dir() and not (directory / name).is_symlink():
+            shutil.rmtree(directory / name)
+    for path in [directory / name for name in OWN_FILES] + [p for o in OWN_PATTERNS for p in directory.glob(o)]:
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
+            path.unlink()
+    with contextlib.suppress(OSError):
+        if socket_path.parent != directory:
+            socket_path.parent.rmdir()
+            socket_path.parent.parent.rmdir()
+    with contextlib.suppress(OSError):
+        directory.rmdir()
+        if directory.parent.name == f"roomful-{os.getuid()}":
+            directory.parent.rmdir()
+
+
+def _tail(path: Path, lines: int = 1) -> str:
+    try:
+        return "\n".join(path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:])
+    except OSError:
+        return ""
+
+
+VERBS: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
+    "start": start,
+    "stop": stop,
+    "status": status,
+    "clients": clients,
+}
+
+
+def handle(request: Mapping[str, Any]) -> Reply:
+    """Do what a request asks for; never raises for what the machine or the user may have done wrong."""
+    try:
+        return {"ok": VERBS[request["verb"]](request)}
+    except Refusal as refusal:
+        return {"refused": refusal.fields}
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        fields = {
+            "what": "the disk is full" if full else "cannot do it",
+            "where": str(error.filename or ""),
+            "why": error.strerror or str(error),
+            "fix": "free some space, or set roomful.server_directory to another disk" if full else "",
+            "code": "disk-full" if full else "error",
+        }
+        return {"refused": fields}
+
+
+def main(arguments: list[str]) -> int:
+    """Answer one request from standard input; with ``access DIRECTORY`` say how to log in, and stay until its end."""
+    if arguments[1:2] == ["access"]:
+        directory = Path(arguments[2])
+        plan = read_json(directory / "server.json") or {}
+        answer: Reply = {"socket": plan.get("socket", ""), "password": passwords_in(directory)["controller"]}
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+        sys.stdin.buffer.read()
+        return 0
+    request = json.loads(sys.stdin.buffer.read())
+    # The program that runs is the one to keep.
+    request.setdefault("zipapp", os.path.abspath(sys.argv[0]))
+    sys.stdout.write(json.dumps(handle(request)) + "\n")
+    return 0

