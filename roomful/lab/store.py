@@ -38,14 +38,19 @@ def bases() -> list[Path]:
 def open_base(base: Path) -> None:
     """Create the folder, or make sure that it is ours alone.
 
-    Raises RoomfulError where someone else got there first: in /tmp anybody can make that name.
+    Raises RoomfulError where someone else got there first: in /tmp anybody can make that name. Raises
+    FileNotFoundError where it was removed meanwhile, by the last lab to go.
     """
     with contextlib.suppress(FileExistsError):
         base.mkdir(mode=0o700)
-    found = base.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+    if not _is_ours(base):
         fix = f"have it removed, or made yours with mode 700: {base}"
         raise RoomfulError("the labs' folder is not safe to use", where=str(base), fix=fix)
+
+
+def _is_ours(base: Path) -> bool:
+    found = base.lstat()
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
 
 
 @contextlib.contextmanager
@@ -57,8 +62,8 @@ def locked(base: Path, name: str) -> Iterator[None]:
     """
     path = base / f".lock-{name}"
     while True:
-        open_base(base)
         try:
+            open_base(base)
             handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except FileNotFoundError:
             continue
@@ -130,8 +135,8 @@ def directories() -> Iterator[Path]:
     """Every lab's folder of this user, complete or not."""
     for base in bases():
         with contextlib.suppress(FileNotFoundError):
-            open_base_entries = sorted(base.iterdir())
-            yield from (path for path in open_base_entries if path.is_dir())
+            if _is_ours(base):
+                yield from sorted(path for path in base.iterdir() if path.is_dir())
 
 
 def free_subnet(options: LabOptions) -> str:
