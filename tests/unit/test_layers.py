@@ -64,6 +64,13 @@ def test_the_agent_imports_only_itself_the_standard_library_and_redis() -> None:
     assert violations("roomful/agent", allowed) == []
 
 
+def test_programs_for_other_hosts_import_only_themselves_and_the_standard_library() -> None:
+    def allowed(name: str, path: Path) -> bool:
+        return within(name, "roomful.remote") or name.split(".")[0] in sys.stdlib_module_names
+
+    assert violations("roomful/remote", allowed) == []
+
+
 def test_the_library_imports_no_task_module() -> None:
     def allowed(name: str, path: Path) -> bool:
         return not within(name, "fabfile", "tasks", "roomful.fabfile", "tests")
