@@ -57,20 +57,21 @@ def finish(
     max_failed: str = "0",
     columns: Columns | None = None,
     summary: Mapping[str, Any] | None = None,
+    quiet: bool = False,
 ) -> None:
     """Print the table (stdout), the recap and the line that tries again (stderr); exit 1 beyond ``max_failed``.
 
-    ``summary`` is added to the JSON document.
+    ``summary`` is added to the JSON document; ``quiet`` leaves the table out, for tasks that printed their own data.
     """
     from roomful import report
 
     if json:
         print(report.outcomes_json(outcomes, columns, summary))
-    else:
+    elif not quiet:
         print(report.outcomes_table(outcomes, columns))
     sys.stdout.flush()
     again = current_call().line(hosts=report.host_spec(outcome.host for outcome in outcomes.not_ok))
-    for line in report.recap(outcomes, again):
+    for line in report.recap(outcomes, again, detailed=quiet):
         print(line, file=sys.stderr)
     if any(outcome.reason == "interrupted" for outcome in outcomes):
         raise Exit(code=130)

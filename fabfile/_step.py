@@ -52,7 +52,9 @@ class Call:
             if key == self.extra or value in (False, None, "", []):
                 continue
             words.append(flag if value is True else f"{flag}={value}")
-        return shlex.join(words)
+        # Invoke leaves what follows "--" to the task.
+        rest = sys.argv[sys.argv.index("--") :] if "--" in sys.argv else []
+        return shlex.join([*words, *rest])
 
 
 _current: ContextVar[Call] = ContextVar("call")
@@ -98,9 +100,10 @@ def step(
             bound = inspect.signature(function).bind(c, *args, **kwargs)
             defaults = {key: parameter.default for key, parameter in parameters.items()}
             given = {k: v for k, v in list(bound.arguments.items())[1:] if v != defaults[k]}
-            token = _current.set(Call(getattr(task, "full_name", task_name), given, extra))
+            full_name = getattr(task, "full_name", task_name)
+            token = _current.set(Call(full_name, given, extra))
             try:
-                with guard(task_name):
+                with guard(full_name):
                     return function(c, *args, **kwargs)
             finally:
                 _current.reset(token)

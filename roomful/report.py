@@ -71,11 +71,18 @@ def to_json(document: Any) -> str:
     return json.dumps(document, indent=1, default=str)
 
 
-def recap(outcomes: Outcomes[Any], again: str = "") -> list[str]:
-    """Say how it went in a few lines; ``again`` is the command for the hosts that did not succeed."""
+def recap(outcomes: Outcomes[Any], again: str = "", detailed: bool = False) -> list[str]:
+    """Say how it went in a few lines; ``again`` is the command for the hosts that did not succeed.
+
+    ``detailed`` adds a line for each of these, where no table has shown them.
+    """
     counts = f"{len(outcomes.ok)} ok, {len(outcomes.failed)} failed, {len(outcomes.unreachable)} unreachable"
     lines = [f"{len(outcomes)} {'host' if len(outcomes) == 1 else 'hosts'}: {counts}"]
     if outcomes.not_ok:
+        if detailed:
+            for outcome in outcomes.not_ok:
+                detail = f": {printable(_cut(outcome.detail))}" if outcome.detail else ""
+                lines.append(f"  {outcome.host.label}: {outcome.status}, {outcome.reason}{detail}")
         reasons = ", ".join(f"{reason} {count}" for reason, count in outcomes.reasons().most_common())
         lines.append(f"reasons: {reasons}")
         if again:

@@ -163,13 +163,15 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
                 transport.close()
                 raise HostFailure("host-key", f"known only by a key of type {', '.join(key_types)}")
             options.key_types = tuple(wanted)
+        start = time.monotonic()
         try:
             transport.start_client(timeout=timeout)
-        except paramiko.SSHException as error:
+        except (paramiko.SSHException, EOFError) as error:
             transport.close()
-            raise _classified(error) from error
+            if time.monotonic() - start < timeout:
+                raise _classified(error) from error
         if not transport.initial_kex_done:
-            # start_client() returns silently when its time is up.
+            # When its time is up, start_client() returns silently or reports whatever broke by then.
             transport.close()
             raise HostFailure("timeout", f"no end of the key exchange within {timeout:g} s")
         return transport
@@ -221,13 +223,15 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         timeout: float | None = None,
         check: bool = True,
         on_output: Callable[[str, bytes], None] | None = None,
+        close_stdin: bool = True,
     ) -> Completed:
         """Run a command and return what it printed.
 
         A sequence is an argv, quoted here; a string goes to the account's login shell as it is. ``timeout`` in
         seconds (default: ``command_timeout_seconds``). ``on_output("stdout"|"stderr", chunk)`` is called with every
-        chunk as it comes, which is then not kept. Raises HostFailure: ``exit N`` when ``check``, ``command-timeout``,
-        ``lost``.
+        chunk as it comes, which is then not kept. Without ``close_stdin`` its standard input stays open until the
+        connection ends, so that it can tell when we go away. Raises HostFailure: ``exit N`` when ``check``,
+        ``command-timeout``, ``lost``.
         """
         self.open()
         line = command if isinstance(command, str) else shlex.join(command)
@@ -237,7 +241,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
             channel = self.transport.open_session(timeout=seconds)
             try:
                 channel.exec_command(line)
-                stdout, stderr, code = _converse(channel, stdin, deadline, on_output)
+                stdout, stderr, code = _converse(channel, _Input(stdin, close_stdin), deadline, on_output)
             finally:
                 channel.close()
         except TimeoutError:
@@ -253,14 +257,24 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         return Completed(code, stdout, stderr)
 
     def python(
-        self, source: str, *args: str, stdin: bytes = b"", timeout: float | None = None, check: bool = True
+        self,
+        source: str,
+        *args: str,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        check: bool = True,
+        on_output: Callable[[str, bytes], None] | None = None,
     ) -> Completed:
         """Run a small python3 (>= 3.8) program there; the source travels over stdin, ``stdin`` follows it."""
         code = source.encode()
         # -I -S: no site packages, no PYTHON* of the account: starts in half the time and has no surprises.
         loader = f"import sys;exec(compile(sys.stdin.buffer.read({len(code)}),'roomful','exec'))"
         done = self.execute(
-            ["python3", "-I", "-S", "-c", loader, *args], stdin=code + stdin, timeout=timeout, check=False
+            ["python3", "-I", "-S", "-c", loader, *args],
+            stdin=code + stdin,
+            timeout=timeout,
+            check=False,
+            on_output=on_output,
         )
         if done.exit_code in (126, 127) and b"python3" in done.stderr:
             raise HostFailure("no-python", "python3 (3.8 or newer) is needed there")
@@ -306,11 +320,17 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
             raise fabric.exceptions.GroupException(results)
         return results
 
-    def each(self, work: Work[T], on_outcome: Callable[[Outcome[T]], None] | None = None) -> Outcomes[T]:
+    def each(
+        self,
+        work: Work[T],
+        on_outcome: Callable[[Outcome[T]], None] | None = None,
+        on_interrupt: Callable[[Sequence[Host]], None] | None = None,
+    ) -> Outcomes[T]:
         """Do ``work`` on every host; returns the outcomes in the order of the hosts.
 
-        ``on_outcome`` is called in this thread for each outcome as it happens. A KeyboardInterrupt ends the work on
-        all hosts that are still busy; their outcome is ``interrupted``.
+        ``on_outcome`` is called in this thread for each outcome as it happens. The first KeyboardInterrupt calls
+        ``on_interrupt`` with the hosts that are pending, the next one (or the first without it) ends the work on
+        them; their outcome is ``interrupted``.
         """
         _allow_open_files(4 * len(self) + 200)
         start = time.monotonic()
@@ -333,12 +353,22 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
         thread = threading.Thread(target=dialer.run, daemon=True, name="dialer")
         thread.start()
         outcomes: dict[int, Outcome[T]] = {}
-        try:
+
+        def take() -> None:
             while len(outcomes) < len(self):
                 index, outcome = done.get()
                 outcomes[index] = outcome
                 if on_outcome:
                     on_outcome(outcome)
+
+        try:
+            try:
+                take()
+            except KeyboardInterrupt:
+                if on_interrupt is None:
+                    raise
+                on_interrupt([connection.entry for i, connection in enumerate(self) if i not in outcomes])
+                take()
         except KeyboardInterrupt:
             dialer.stop()
             for index, connection in enumerate(self):
@@ -413,6 +443,8 @@ def _classified(error: Exception) -> HostFailure:
         return HostFailure("timeout", f"no end of the key exchange: {text}")
     if isinstance(error, paramiko.AuthenticationException):
         return HostFailure("auth", text)
+    if isinstance(error, EOFError):
+        text = "the server closed the connection during the key exchange"
     return HostFailure("protocol", text)
 
 
@@ -432,7 +464,7 @@ def _first(offered: Sequence[str], *preferred: str) -> tuple[str, ...]:
 
 def _converse(
     channel: paramiko.Channel,
-    stdin: bytes,
+    stdin: _Input,
     deadline: float,
     on_output: Callable[[str, bytes], None] | None,
 ) -> tuple[bytes, bytes, int]:
@@ -440,7 +472,7 @@ def _converse(
     event = threading.Event()
     channel.in_buffer.set_event(event)
     channel.in_stderr_buffer.set_event(event)
-    if len(stdin) > CHUNK // 2:
+    if len(stdin.data) > CHUNK // 2:
         threading.Thread(target=_feed, args=(channel, stdin), daemon=True, name="stdin").start()
     else:
         _feed(channel, stdin)
@@ -472,12 +504,19 @@ def _converse(
     return b"".join(parts["stdout"]), b"".join(parts["stderr"]), channel.exit_status
 
 
-def _feed(channel: paramiko.Channel, data: bytes) -> None:
+@dataclass(frozen=True)
+class _Input:
+    data: bytes
+    close: bool
+
+
+def _feed(channel: paramiko.Channel, stdin: _Input) -> None:
     # The command may end without reading its input; its exit code tells the story then.
     with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-        if data:
-            channel.sendall(data)
-        channel.shutdown_write()
+        if stdin.data:
+            channel.sendall(stdin.data)
+        if stdin.close:
+            channel.shutdown_write()
 
 
 def _short(line: str) -> str:

@@ -1,0 +1,180 @@
+"""Run a command or a script on many hosts, with nothing left running there when the controller goes away."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from roomful.errors import InputError
+from roomful.hosts import Host
+from roomful.outcome import Outcome, Outcomes
+from roomful.settings import Settings
+from roomful.ssh import HostConnection, HostGroup
+
+#: Most bytes of output kept of each host and stream; the rest is counted, and still streamed.
+KEPT_BYTES = 16 << 20
+
+# The command runs in a session of its own. Beside it, a subshell reads our end of the connection: when that closes
+# (Ctrl-C, a killed controller, a cut network), it ends the whole session, politely first. $1 is the command line,
+# $2 the number of bytes of its standard input that come first, the other words the command's own.
+WRAPPER = """\
+exec 3<&0 4</dev/null </dev/null
+if [ "$2" -gt 0 ]; then
+  t=$(mktemp) && head -c "$2" <&3 >"$t" && exec 4<"$t" && rm -f "$t" || exit 125
+fi
+c=$1; shift 2
+setsid sh -c "$c" roomful "$@" <&4 3<&- 4<&- &
+p=$!
+exec 4<&-
+(exec >/dev/null 2>&1; read -r _ <&3; kill -TERM -"$p"; sleep 2; kill -KILL -"$p") &
+w=$!
+wait "$p"; s=$?
+kill "$w"
+exit "$s"
+"""
+
+# The script's text comes first over standard input ($1 bytes), then its own input. It is run by its first line's
+# interpreter, else by sh, from a file that only this account can read and that is gone afterwards.
+SCRIPT_LINE = """\
+d=$(mktemp -d) && trap 'rm -rf "$d"' EXIT && f="$d/$1" && n=$2 && shift 2 && head -c "$n" >"$f" && chmod 700 "$f" &&
+case "$(head -c 2 "$f")" in '#!') "$f" "$@";; *) sh "$f" "$@";; esac
+"""
+
+# Detached: the same file, but the script goes on after we leave, with its output in a log beside it.
+DETACHED_LINE = """\
+d=$(mktemp -d "${TMPDIR:-/tmp}/roomful-script.XXXXXX") && f="$d/$1" && n=$2 && shift 2 && head -c "$n" >"$f" &&
+chmod 700 "$f" && case "$(head -c 2 "$f")" in '#!') ;; *) set -- "$f" "$@"; f=sh;; esac &&
+{ setsid "$f" "$@" </dev/null >"$d/log" 2>&1 & echo "$! $d/log"; }
+"""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command did on one host: its exit code and output (cut at KEPT_BYTES a stream)."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+#: Called with the host, "stdout" or "stderr", and a chunk, from the host's own thread, one call at a time.
+OnOutput = Callable[[Host, str, bytes], None]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told of what happens: each chunk of output, each outcome, and at Ctrl-C the hosts that are pending."""
+
+    on_output: OnOutput | None = None
+    on_outcome: Callable[[Outcome[Ran]], None] | None = None
+    on_interrupt: Callable[[Sequence[Host]], None] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to run: a shell line with its words, and the bytes on its standard input."""
+
+    line: str
+    words: tuple[str, ...] = ()
+    stdin: bytes = b""
+
+    @classmethod
+    def of_command(cls, words: Sequence[str], stdin: bytes = b"") -> Job:
+        """Make a job of command words: one word is a shell line, several are a program and its arguments.
+
+        Raises InputError if there are none.
+        """
+        if not words:
+            fix = "write it after --, such as: inv run --hosts n7 -- uptime"
+            raise InputError("no command given", fix=fix)
+        if len(words) == 1:
+            return cls(words[0], (), stdin)
+        return cls('exec "$@"', tuple(words), stdin)
+
+    @classmethod
+    def of_script(cls, path: Path, arguments: Sequence[str], stdin: bytes = b"", detach: bool = False) -> Job:
+        """Make a job of a script file; raises InputError if it cannot be read."""
+        try:
+            text = path.read_bytes()
+        except OSError as error:
+            raise InputError("cannot read the script", where=str(path), why=error.strerror or str(error)) from error
+        if not text.strip():
+            raise InputError("the script is empty", where=str(path))
+        line = DETACHED_LINE if detach else SCRIPT_LINE
+        return cls(line, (path.name, str(len(text)), *arguments), text + stdin)
+
+
+NOBODY = Watch()
+
+
+def run(
+    hosts: Sequence[Host],
+    job: Job,
+    settings: Settings,
+    *,
+    timeout: float | None = None,
+    retries: int = 0,
+    watch: Watch = NOBODY,
+) -> Outcomes[Ran]:
+    """Run a job on every host; hosts that could not be reached are tried ``retries`` times more.
+
+    ``timeout`` is seconds for the command alone (default: ``command_timeout_seconds``). A non-zero exit code is the
+    failure ``exit N`` and its output is in the outcome's value all the same.
+    """
+    lock = threading.Lock()
+
+    def work(connection: HostConnection) -> Ran:
+        kept: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        room = dict.fromkeys(kept, KEPT_BYTES)
+
+        def take(stream: str, chunk: bytes) -> None:
+            if room[stream] > 0:
+                kept[stream].append(chunk[: room[stream]])
+                room[stream] -= len(chunk)
+            if watch.on_output:
+                with lock:
+                    watch.on_output(connection.entry, stream, chunk)
+
+        argv = ["sh", "-c", WRAPPER, "roomful", job.line, str(len(job.stdin)), *job.words]
+        done = connection.execute(
+            argv, stdin=job.stdin, timeout=timeout, check=False, on_output=take, close_stdin=False
+        )
+        return Ran(done.exit_code, b"".join(kept["stdout"]), b"".join(kept["stderr"]))
+
+    def judged(outcome: Outcome[Ran]) -> Outcome[Ran]:
+        if outcome.value is None or outcome.value.exit_code == 0:
+            return outcome
+        code = outcome.value.exit_code
+        reason = f"signal {code - 128}" if 128 < code < 160 else f"exit {code}"
+        last = outcome.value.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
+        return Outcome(outcome.host, "failed", reason, last[0], outcome.value, outcome.seconds)
+
+    last: dict[Host, Outcome[Ran]] = {}
+    left = tuple(hosts)
+    for attempt in range(retries + 1):
+        again = attempt < retries
+
+        def report(outcome: Outcome[Ran], again: bool = again) -> None:
+            if watch.on_outcome and not (again and outcome.status == "unreachable"):
+                watch.on_outcome(judged(outcome))
+
+        for outcome in HostGroup(left, settings).each(work, report, watch.on_interrupt):
+            last[outcome.host] = judged(outcome)
+        left = tuple(host for host in left if last[host].status == "unreachable")
+        if not left:
+            break
+    return Outcomes(last[host] for host in hosts)
+
+
+def write_outputs(outcomes: Outcomes[Ran], folder: Path) -> int:
+    """Write each host's output to ``folder/HOST.out`` and ``.err``; returns how many hosts were written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = 0
+    for outcome in outcomes:
+        if outcome.value is not None:
+            (folder / f"{outcome.host.key}.out").write_bytes(outcome.value.stdout)
+            (folder / f"{outcome.host.key}.err").write_bytes(outcome.value.stderr)
+            written += 1
+    return written
