@@ -22,9 +22,8 @@ SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
 #: What a login on a host finds; the system's python3 first, whatever /usr/local holds.
 HOST_PATH = "/usr/bin:/bin:/usr/local/bin"
 
-_COMMON = f"""\
+_COMMON = """\
 HostKeyAlgorithms ssh-ed25519
-KexAlgorithms {KEX_ALGORITHMS}
 PidFile none
 UsePAM no
 UseDNS no
