@@ -82,6 +82,29 @@ class Stopped:
     data_bytes: int
 
 
+@dataclass(frozen=True)
+class Access:
+    """A way to Valkey."""
+
+    #: The Unix socket here; where the server is on a host, a forwarded one.
+    socket: str
+    #: The server's folder, on its machine.
+    directory: str
+    #: Label of the server's host, empty for this machine.
+    on: str
+    #: Password of each ACL user.
+    passwords: Mapping[str, str] = field(repr=False)
+
+    @contextlib.contextmanager
+    def queue(self, cluster: str) -> Iterator[Queue]:
+        """Connect to the queue; raises ServerError."""
+        password = self.passwords["controller"]
+        if ping(self.socket, "controller", password, timeout=10.0) == "down":
+            raise ServerError("the server does not run", where=self.on, fix=START_IT)
+        with Queue.connect(self.socket, cluster, username="controller", password=password) as queue:
+            yield queue
+
+
 class Server:
     """The server of one project; ``host`` is None where it is this machine."""
 
@@ -159,25 +182,24 @@ class Server:
             with Queue.connect(self.settings.server_url, cluster) as queue:
                 yield queue
             return
-        with self._access() as (socket, password):
-            answer = ping(socket, "controller", password, timeout=10.0)
-            if answer == "down":
-                raise ServerError("the server does not run", where=self.where, fix=START_IT)
-            with Queue.connect(socket, cluster, username="controller", password=password) as queue:
-                yield queue
+        with self.access() as access, access.queue(cluster) as queue:
+            yield queue
 
     @contextlib.contextmanager
-    def _access(self) -> Iterator[tuple[str, str]]:
-        """Yield a Unix socket here that leads to Valkey, and the controller's password."""
+    def access(self) -> Iterator[Access]:
+        """Yield a way to Valkey that is open for the time of the ``with`` block.
+
+        Raises ServerError when the server does not run.
+        """
         if self.host is None:
             directory = self.state.server_directory
             plan = private.read_json(directory / "server.json")
             if plan is None:
                 raise ServerError("the server does not run", fix=START_IT)
-            yield str(plan["socket"]), passwords_in(directory)["controller"]
+            yield Access(str(plan["socket"]), str(directory), "", passwords_in(directory))
             return
         known = self.state.read("server", STATE_VERSION)
-        if known is None:
+        if known is None or known["on"] != self.where:
             raise ServerError("the server does not run", where=self.where, fix=START_IT)
         with _tunnel(self.host, self.settings, known) as access:
             yield access
@@ -282,7 +304,7 @@ def _valkey_for(landing: Landing) -> Path | None:
 
 
 @contextlib.contextmanager
-def _tunnel(host: Host, settings: Settings, known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _tunnel(host: Host, settings: Settings, known: Mapping[str, Any]) -> Iterator[Access]:
     """Forward a Unix socket here to the server's, by one OpenSSH child that lives as long as the block."""
     socket, directory = str(known["socket"]), str(known["directory"])
     folder = Path(tempfile.mkdtemp(prefix="roomful-"))
@@ -314,7 +336,7 @@ def _tunnel(host: Host, settings: Settings, known: Mapping[str, Any]) -> Iterato
             if not line:
                 _, noise = child.communicate()
                 raise ServerError("cannot reach the server", where=host.label, why=_last_line(noise), fix=START_IT)
-            yield str(local), str(json.loads(line)["password"])
+            yield Access(str(local), directory, host.label, json.loads(line)["passwords"])
         finally:
             _end(child)
     finally:

@@ -31,7 +31,10 @@ _TOO_OLD = 86
 _PREPARE = """
 import platform, sys
 try:
-    directory = private_directory(Path(sys.argv[1].replace("{uid}", str(os.getuid()))).expanduser())
+    directory = Path(sys.argv[1].replace("{uid}", str(os.getuid()))).expanduser()
+    if sys.argv[2] == "look" and not directory.is_dir():
+        raise Refusal("absent")
+    private_directory(directory)
     kind = file_system(directory)
     if kind in NETWORK_FILE_SYSTEMS:
         raise Refusal("is on " + kind + ": a local disk is needed", where=str(directory))
@@ -61,18 +64,24 @@ class Landing:
     copied: bool
 
 
-def ship_agent(connection: HostConnection, directory: str, bundle: Bundle) -> Landing:
+class Absent(Exception):
+    """There is no folder of ours on the host."""
+
+
+def ship_agent(connection: HostConnection, directory: str, bundle: Bundle, *, make: bool = True) -> Landing:
     """Make a private folder there (``{uid}`` stands for the account's number) and put the agent's file into it.
 
-    The file's name holds the digest of its bytes: where it is there already, nothing is copied. Raises HostFailure,
-    with ``no-python`` where no Python 3.8 is.
+    The file's name holds the digest of its bytes: where it is there already, nothing is copied.
+    Raises Absent where there is no folder and ``make`` is False, and HostFailure (``no-python``: no Python >= 3.8).
     """
     source = inspect.getsource(private) + _PREPARE
     gate = _GATE.format(size=len(source.encode()))
-    done = connection.python(gate, directory, stdin=source.encode(), check=False)
+    done = connection.python(gate, directory, "make" if make else "look", stdin=source.encode(), check=False)
     if done.exit_code == _TOO_OLD:
         raise HostFailure("no-python", done.stderr.decode(errors="replace").strip())
     reply = _reply(done.stdout, done.stderr)
+    if reply.get("refused") == "absent":
+        raise Absent
     if "refused" in reply:
         raise HostFailure("error", str(reply["refused"]))
     folder = str(reply["directory"])

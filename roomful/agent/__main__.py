@@ -13,6 +13,7 @@ VERBS: Mapping[str, str] = {
     "guard": "roomful.agent.control",
     "stop": "roomful.agent.control",
     "status": "roomful.agent.control",
+    "client": "roomful.agent.client",
     "server": "roomful.agent.server",
     "supervise": "roomful.agent.supervisor",
     "keeper": "roomful.agent.keeper",

@@ -247,10 +247,13 @@ def status(request: Mapping[str, Any]) -> Reply:
 def clients(request: Mapping[str, Any]) -> Reply:
     """Change which clients the keeper has links to, and return the labels of all.
 
-    Takes ``add`` (label to record: see ``keeper_link.link_argv``; with ``host_key``, where the record brings the key
-    that its host must have) and ``remove`` (labels).
+    Takes ``add`` (label to record: see ``keeper_link.link_argv``; ``host_key`` is a line for known_hosts, where the
+    record brings one) and ``remove`` (labels).
     """
-    directory = private_directory(directory_of(request))
+    directory = directory_of(request)
+    if not directory.is_dir() and not request.get("add"):
+        return {"clients": []}
+    private_directory(directory)
     with locked(directory / "clients.lock", wait=30.0):
         known = dict((read_json(directory / "clients.json") or {}).get("clients", {}))
         for label in request.get("remove", ()):
@@ -259,7 +262,7 @@ def clients(request: Mapping[str, Any]) -> Reply:
             if not valid_record(record):
                 raise Refusal("the record of a client is not valid", where=str(label))
             known[label] = record
-        keys = [f"{label} {known[label]['host_key']}\n" for label in sorted(known) if known[label].get("host_key")]
+        keys = [f"{known[label]['host_key']}\n" for label in sorted(known) if known[label].get("host_key")]
         # Before the record that needs it.
         write_atomically(directory / "known_hosts", "".join(keys).encode())
         write_json(directory / "clients.json", {"version": VERSION, "clients": known})
@@ -408,7 +411,7 @@ def main(arguments: list[str]) -> int:
     if arguments[1:2] == ["access"]:
         directory = Path(arguments[2])
         plan = read_json(directory / "server.json") or {}
-        answer: Reply = {"socket": plan.get("socket", ""), "password": passwords_in(directory)["controller"]}
+        answer: Reply = {"socket": plan.get("socket", ""), "passwords": passwords_in(directory)}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
         sys.stdin.buffer.read()

@@ -1,0 +1,377 @@
+"""The agents on the clients: start them and wait until the queue knows them, stop them and clean up."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import queue as queues
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from roomful.agent.private import SOCKET_PATH_BYTES
+from roomful.bundle import build_bundle
+from roomful.errors import InputError, RoomfulError
+from roomful.hosts import Host
+from roomful.openssh import NETNS_DIRECTORY, ssh_options
+from roomful.outcome import HostFailure, Outcome, Outcomes
+from roomful.queue import Queue
+from roomful.server import Access, Server
+from roomful.settings import Settings
+from roomful.shipping import Absent, Landing, ship_agent
+from roomful.ssh import HostConnection, fan_out
+from roomful.state import ProjectState, private_directory
+
+#: An agent must have registered this many seconds after it was started.
+REGISTER_SECONDS = 20.0
+#: How often the queue is asked who is there.
+POLL_SECONDS = 0.1
+#: Seconds that an agent has to give its tasks back before it is killed.
+STOP_SECONDS = 30.0
+#: Longest part of a folder's name that a host gives: the socket in it must stay within the kernel's limit.
+KEY_LENGTH = 20
+#: Longest name of a socket in a client's folder.
+LONGEST_SOCKET = "/link-00000000.sock"
+
+#: Called with the number of hosts that are done, the number of all, and a note.
+Report = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class Agent:
+    """An agent on a client."""
+
+    #: ``started``, ``restarted``, or ``running``: it ran already.
+    state: str
+    #: Its name in the queue; empty if it has not registered.
+    name: str = ""
+    slots: int = 0
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    #: It runs the code of another version of Roomful, or with other settings than asked for; a restart changes that.
+    outdated: bool = False
+    changed: bool = False
+    #: The end of its log, where it has not registered.
+    log: str = ""
+    pid: int = 0
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What stopping did on one client."""
+
+    #: ``stopped``, or ``absent``: none ran.
+    state: str
+    #: Processes of tasks that had to be killed because only their environment tied them to the agent.
+    killed: int = 0
+    #: Files with long outputs that stay in the client's folder until they are collected.
+    kept: int = 0
+
+
+def run_directory(host: Host, settings: Settings) -> str:
+    """Return the client's folder for sockets, agent and spool; ``{uid}`` stands for the account's number there.
+
+    The host is in its name: hosts may share the file system that it is on.
+    """
+    key = host.key
+    if len(key) > KEY_LENGTH:
+        key = f"{key[: KEY_LENGTH - 9]}-{hashlib.sha256(host.label.encode()).hexdigest()[:8]}"
+    base = settings.client_directory or f"/tmp/roomful-{{uid}}/{ProjectState(settings).cluster_name}"
+    return f"{base.rstrip('/')}/{key}"
+
+
+def start_clients(
+    hosts: Sequence[Host],
+    settings: Settings,
+    *,
+    slots: int = 0,
+    restart: bool = False,
+    report: Report | None = None,
+) -> Outcomes[Agent]:
+    """Start an agent on every host where none runs, and wait until the queue knows it.
+
+    ``slots`` is the most tasks at a time on a host; 0: as many as it has CPUs. A host whose agent does not register
+    within REGISTER_SECONDS fails with the reason ``not-registered`` and the end of its log.
+    Raises ServerError when the server does not run.
+    """
+    if settings.server_url:
+        raise InputError("roomful.server_url is set", fix="unset it: agents work for the server of inv start-server")
+    server = Server.of(settings)
+    cluster = server.state.cluster_name
+    with server.access() as access, access.queue(cluster) as queue:
+        bundle = build_bundle(private_directory(server.state.directory))
+        records: dict[str, dict[str, Any]] = {}
+        tell = _Counter(len(hosts), report)
+
+        def work(connection: HostConnection) -> Agent:
+            host = connection.entry
+            landing = ship_agent(connection, run_directory(host, settings), bundle)
+            if len(landing.directory + LONGEST_SOCKET) > SOCKET_PATH_BYTES:
+                raise HostFailure("error", f"set roomful.client_directory to a shorter path than {landing.directory}")
+            config = {
+                "cluster": cluster,
+                "host": host.label,
+                "socket": f"{landing.directory}/valkey.sock",
+                "workdir": settings.workdir,
+                "directory": landing.directory,
+                "username": "agent",
+                "password": access.passwords["agent"],
+                "slots": slots,
+            }
+            reply = _ask(connection, landing, {"verb": "start", "config": config, "restart": restart})
+            records[host.label] = link_record(connection, settings, landing, access)
+            return Agent(reply["state"], outdated=reply["outdated"], changed=reply["changed"], pid=reply["pid"])
+
+        outcomes = fan_out(hosts, work, settings, lambda outcome: tell.failed() if outcome.status != "ok" else None)
+        if records:
+            server.change_clients(add=records)
+        outcomes = _await_registration(queue, outcomes, tell)
+        silent = [outcome.host for outcome in outcomes if outcome.reason == "not-registered"]
+        if silent:
+            outcomes = _with_reasons(outcomes, silent, settings, bundle, server)
+        return outcomes
+
+
+def stop_clients(
+    hosts: Sequence[Host],
+    settings: Settings,
+    *,
+    drain: bool = False,
+    now: bool = False,
+    forget: bool = False,
+    report: Report | None = None,
+) -> Outcomes[Stopped]:
+    """Stop the agents of these hosts and remove what is ours there; their tasks go back to the queue.
+
+    ``drain`` first waits until what runs has ended; ``now`` kills everything at once. Long outputs that nobody has
+    collected stay on the client unless ``forget``.
+    """
+    server = Server.of(settings)
+    bundle = build_bundle(private_directory(server.state.directory))
+    labels = [host.label for host in hosts]
+    if drain:
+        with server.queue() as queue:
+            _drain(queue, labels, report)
+    tell = _Counter(len(hosts), report)
+    with _Unlinker(server) as unlinker:
+
+        def work(connection: HostConnection) -> Stopped:
+            label = connection.entry.label
+            try:
+                landing = ship_agent(connection, run_directory(connection.entry, settings), bundle, make=False)
+            except Absent:
+                unlinker.remove(label)
+                return Stopped("absent")
+            folder = {"directory": landing.directory}
+            seconds = 0.0 if now else STOP_SECONDS
+            stopped = _ask(connection, landing, {"verb": "stop", "seconds": seconds, **folder})
+            # The link last: an agent needs it to give its tasks back.
+            unlinker.remove(label)
+            cleaned = _ask(connection, landing, {"verb": "clean", "forget": forget, **folder})
+            if cleaned["left"]:
+                pids = ", ".join(map(str, cleaned["left"]))
+                raise HostFailure("error", f"processes that cannot be ended: {pids}")
+            return Stopped(stopped["state"], stopped["killed"], cleaned["kept"])
+
+        outcomes = fan_out(hosts, work, settings, lambda _: tell.done())
+        for outcome in outcomes.not_ok:
+            # It may never come back; nobody should try to reach it for ever.
+            unlinker.remove(outcome.host.label)
+    # What an agent that was killed could not give back itself; no server, no tasks.
+    with contextlib.suppress(RoomfulError), server.queue() as queue:
+        for outcome in outcomes.ok:
+            queue.requeue_host(outcome.host.label)
+        if drain:
+            queue.drain(labels, resume=True)
+    return outcomes
+
+
+def link_record(connection: HostConnection, settings: Settings, landing: Landing, access: Access) -> dict[str, Any]:
+    """Return what the keeper needs for its link to this host (see ``keeper_link.link_argv``)."""
+    host = connection.entry
+    record: dict[str, Any] = {"directory": landing.directory, "generation": secrets.token_hex(8)}
+    if not access.on:
+        # Always with the way into a lab's network, even if this process is in there: the keeper may not be.
+        prefix = ["nsenter", f"--net={NETNS_DIRECTORY / host.netns}", "--"] if host.netns else []
+        return {**record, "ssh": [*prefix, "ssh", *ssh_options(host, settings)], "name": host.name}
+    # Another machine with its own ~/.ssh: it gets the address as we know it, and the key that we have checked.
+    endpoint = connection.endpoint
+    assert endpoint is not None
+    key = connection.transport.get_remote_server_key()
+    alias = f"roomful-{host.key}"
+    known_hosts = f"{access.directory}/known_hosts"
+    plain = Host(endpoint.host, endpoint.user, endpoint.port)
+    own = settings.replace(ssh_config="/dev/null/none", identity_file="", user="", accept_new_host_keys=False)
+    words = [
+        "ssh",
+        "-o",
+        f"UserKnownHostsFile={known_hosts}",
+        "-o",
+        f"HostKeyAlias={alias}",
+        *ssh_options(plain, own),
+    ]
+    return {**record, "ssh": words, "name": endpoint.host, "host_key": f"{alias} {key.get_name()} {key.get_base64()}"}
+
+
+def _ask(connection: HostConnection, landing: Landing, request: Mapping[str, Any]) -> dict[str, Any]:
+    """Send a request to ``roomful.agent.client`` there; raises HostFailure with its reason when it refuses."""
+    argv = [landing.python, "-I", "-S", landing.zipapp, "client"]
+    done = connection.execute(argv, stdin=json.dumps(request).encode())
+    reply = json.loads(done.stdout)
+    if "refused" in reply:
+        refused = reply["refused"]
+        detail = ": ".join(part for part in (refused["where"], refused["what"], refused["why"]) if part)
+        raise HostFailure(refused["code"] or "error", detail)
+    return dict(reply["ok"])
+
+
+def _await_registration(queue: Queue, outcomes: Outcomes[Agent], tell: _Counter) -> Outcomes[Agent]:
+    """Wait until the queue knows every agent that was started."""
+    waiting = {outcome.host.label: outcome for outcome in outcomes.ok}
+    found = {outcome.host.label: outcome for outcome in outcomes.not_ok}
+    deadline = time.monotonic() + REGISTER_SECONDS
+    while waiting and time.monotonic() < deadline:
+        for record in queue.clients():
+            outcome = waiting.get(record.host)
+            if outcome is None or outcome.value is None or record.state not in ("live", "draining"):
+                continue
+            # The record may be of an earlier agent on that host, gone without a word.
+            if record.about.get("pid") != outcome.value.pid:
+                continue
+            agent = dataclasses.replace(
+                outcome.value,
+                name=record.agent,
+                slots=record.slots,
+                cpus=record.cpus,
+                memory_bytes=record.memory_bytes,
+            )
+            found[record.host] = dataclasses.replace(outcome, value=agent)
+            del waiting[record.host]
+            tell.done()
+        if waiting:
+            time.sleep(POLL_SECONDS)
+    for label, outcome in waiting.items():
+        detail = f"the agent has not registered within {REGISTER_SECONDS:g} s"
+        found[label] = dataclasses.replace(outcome, status="failed", reason="not-registered", detail=detail)
+    return Outcomes(found[outcome.host.label] for outcome in outcomes)
+
+
+def _with_reasons(
+    outcomes: Outcomes[Agent], silent: Sequence[Host], settings: Settings, bundle: Any, server: Server
+) -> Outcomes[Agent]:
+    """Add to the hosts that did not register how their link is and what their agent logged last."""
+
+    def work(connection: HostConnection) -> str:
+        landing = ship_agent(connection, run_directory(connection.entry, settings), bundle, make=False)
+        reply = _ask(connection, landing, {"verb": "status", "directory": landing.directory})
+        return str(reply["log"])
+
+    logs = {outcome.host.label: outcome.value or "" for outcome in fan_out(silent, work, settings)}
+    links = server.status().links
+    told = []
+    for outcome in outcomes:
+        label = outcome.host.label
+        if label in logs and outcome.value is not None:
+            link, log = links.get(label, {}), logs[label]
+            detail = outcome.detail
+            if link.get("state") != "up":
+                words = ": ".join(part for part in (link.get("reason"), link.get("detail")) if part)
+                detail = f"{detail}; its link is {link.get('state', 'unknown')}: {words}".rstrip(": ")
+            elif log:
+                detail = f"{detail}; its last words: {log.splitlines()[-1]}"
+            outcome = dataclasses.replace(outcome, detail=detail, value=dataclasses.replace(outcome.value, log=log))
+        told.append(outcome)
+    return Outcomes(told)
+
+
+def _drain(queue: Queue, labels: Sequence[str], report: Report | None) -> None:
+    """Let the agents take nothing new, and wait until what they run has ended."""
+    queue.drain(labels)
+    try:
+        while True:
+            busy = [c for c in queue.clients() if c.host in labels and c.state in ("live", "silent", "draining")]
+            left = sum(client.running + client.waiting for client in busy)
+            if report:
+                idle = sum(not (client.running + client.waiting) for client in busy)
+                report(idle + len(labels) - len(busy), len(labels), f"{left} tasks run")
+            if not left:
+                return
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        queue.drain(labels, resume=True)
+        raise
+
+
+class _Counter:
+    """Counts hosts that are done, for a progress bar."""
+
+    def __init__(self, total: int, report: Report | None) -> None:
+        self._total, self._report = total, report
+        self._done = self._failed = 0
+
+    def done(self) -> None:
+        self._done += 1
+        if self._report:
+            self._report(self._done, self._total, f"{self._failed} not ok" if self._failed else "")
+
+    def failed(self) -> None:
+        self._failed += 1
+        self.done()
+
+
+class _Unlinker:
+    """Takes clients out of the keeper's record, all that are ready at a time: for a remote server each is a trip."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._requests: queues.SimpleQueue[tuple[str, threading.Event] | None] = queues.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="unlinker")
+        self._error: RoomfulError | None = None
+
+    def __enter__(self) -> _Unlinker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._requests.put(None)
+        self._thread.join()
+        if self._error:
+            raise self._error
+
+    def remove(self, label: str) -> None:
+        """Return when the keeper has been told to drop its link to this client."""
+        event = threading.Event()
+        self._requests.put((label, event))
+        event.wait(60.0)
+
+    def _run(self) -> None:
+        for batch in self._batches():
+            try:
+                self._server.change_clients(remove=[label for label, _ in batch])
+            except RoomfulError as error:
+                self._error = error
+            for _, event in batch:
+                event.set()
+
+    def _batches(self) -> Iterator[list[tuple[str, threading.Event]]]:
+        while (first := self._requests.get()) is not None:
+            batch = [first]
+            ended = False
+            with contextlib.suppress(queues.Empty):
+                while True:
+                    item = self._requests.get_nowait()
+                    if item is None:
+                        ended = True
+                        break
+                    batch.append(item)
+            yield batch
+            if ended:
+                return
+
+
+__all__ = ["Agent", "Outcome", "Stopped", "link_record", "run_directory", "start_clients", "stop_clients"]
