@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import functools
 import getpass
+import glob
+import io
+import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +21,11 @@ import paramiko
 from roomful.dialer import Address
 from roomful.errors import InputError
 from roomful.hosts import Host
-from roomful.openssh import config_file, ssh_argv
+from roomful.openssh import config_file, gateway_argv, ssh_argv
 from roomful.settings import Settings
 
+#: As deep as OpenSSH follows Include.
+MOST_INCLUDES = 16
 DEFAULT_IDENTITIES = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 
@@ -59,20 +66,22 @@ def endpoint_of(host: Host, settings: Settings) -> Endpoint:
         keys = [settings.identity_file]
     else:
         keys = found.get("identityfile", list(DEFAULT_IDENTITIES))
-    proxy: tuple[str, ...] = ()
-    if found.get("proxyjump", "none") != "none" or found.get("proxycommand", "none") != "none":
-        # OpenSSH itself walks the jump hosts, with its own checks; we speak SSH through it to the host.
-        if "proxycommand" in found:
-            proxy = ("sh", "-c", f"exec {found['proxycommand']}")
-        else:
-            jump, _, rest = str(found["proxyjump"]).partition(",")
-            proxy = _jump_argv(host, settings, jump, rest, name, port)
+    # --gateway goes before what ssh_config says, as ssh -J does.
+    proxy = tuple(gateway_argv(host, settings, f"[{name}]:{port}") or ()) or _configured_proxy(host, settings, found)
     key_name = found.get("hostkeyalias") or name
     identity_files = tuple(settings.path(key) for key in keys)
     return Endpoint(name, port, user, key_name, known, identity_files, Address(name, port, proxy))
 
 
-def _jump_argv(host: Host, settings: Settings, jump: str, rest: str, name: str, port: int) -> tuple[str, ...]:
+def _configured_proxy(host: Host, settings: Settings, found: dict[str, Any]) -> tuple[str, ...]:
+    """What ssh_config's ProxyCommand or ProxyJump says. OpenSSH itself walks the jump hosts, with its own checks."""
+    if found.get("proxycommand", "none") != "none":
+        return "sh", "-c", f"exec {found['proxycommand']}"
+    if found.get("proxyjump", "none") == "none":
+        return ()
+    name = host.attributes.get("address") or found.get("hostname") or host.name
+    port = host.port or int(found.get("port", 22))
+    jump, _, rest = str(found["proxyjump"]).partition(",")
     first, *later = [word for word in (jump, *rest.split(",")) if word][::-1]
     user, _, where = first.rpartition("@")
     where, _, jump_port = where.partition(":")
@@ -87,14 +96,29 @@ def _jump_argv(host: Host, settings: Settings, jump: str, rest: str, name: str, 
 @functools.lru_cache(maxsize=16)
 def _config(path: Path) -> paramiko.SSHConfig | None:
     try:
-        with path.open(encoding="utf-8") as file:
-            config = paramiko.SSHConfig()
-            config.parse(file)
-            return config
+        config = paramiko.SSHConfig()
+        config.parse(io.StringIO("".join(_lines(path, 0))))
+        return config
     except FileNotFoundError:
         return None
     except (OSError, ValueError, paramiko.SSHException) as error:
         raise InputError("cannot read the ssh_config", where=str(path), why=str(error)) from error
+
+
+def _lines(path: Path, depth: int) -> Iterator[str]:
+    """Yield the lines of an ssh_config with the files that it includes, which paramiko would leave out."""
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        words = re.split(r"[\s=]+", line.strip(), maxsplit=1)
+        if words[0].lower() != "include" or len(words) == 1:
+            yield line
+            continue
+        if depth == MOST_INCLUDES:
+            raise ValueError(f"includes are nested more than {MOST_INCLUDES} deep")
+        for pattern in shlex.split(words[1]):
+            # ssh_config(5): a relative path starts at ~/.ssh.
+            for file in sorted(glob.glob(str(Path("~/.ssh").expanduser() / Path(pattern).expanduser()))):
+                yield from _lines(Path(file), depth + 1)
+                yield "\n"
 
 
 def identities(files: tuple[Path, ...]) -> tuple[Identity, ...]:

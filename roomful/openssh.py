@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 import os
 import pwd
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from roomful.errors import InputError
-from roomful.hosts import Host
+from roomful.hosts import Host, resolve
 from roomful.settings import Settings
 
 #: OpenSSH 9's default exchange costs 70 ms of CPU a connection, curve25519 10 ms. The rest is for old servers.
@@ -17,6 +22,8 @@ KEX_ALGORITHMS = (
     "curve25519-sha256,curve25519-sha256@libssh.org,ecdh-sha2-nistp256,ecdh-sha2-nistp384,"
     "diffie-hellman-group-exchange-sha256,diffie-hellman-group14-sha256"
 )
+#: In a ProxyCommand ssh puts the host's address and port here.
+THROUGH = "[%h]:%p"
 NETNS_DIRECTORY = Path("/run/netns")
 
 
@@ -29,6 +36,39 @@ def config_file(host: Host, settings: Settings) -> Path | None:
     # OpenSSH takes the home from the password database, not from HOME.
     default = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".ssh" / "config"
     return path if path != default and path.exists() else None
+
+
+def gateway_of(host: Host, settings: Settings) -> Host | None:
+    """Return the host through which this one is reached by the setting ``gateway``; None for the gateway itself.
+
+    A gateway that stands in no host list of the project is looked for where the host is: in its network namespace,
+    with its ssh_config. Raises InputError for a setting that is not one host.
+    """
+    if not settings.gateway:
+        return None
+    gateway = _listed_gateway(settings.gateway, settings.root, settings.host_lists)
+    if (gateway.name, gateway.port) == (host.name, host.port):
+        return None
+    same = {key: value for key, value in host.attributes.items() if key in ("ssh_config", "netns")}
+    return gateway if gateway.attributes else dataclasses.replace(gateway, attributes=MappingProxyType(same))
+
+
+@functools.lru_cache(maxsize=16)
+def _listed_gateway(spec: str, root: Path, host_lists: str) -> Host:
+    found = resolve(spec, Settings(root=root, host_lists=host_lists))
+    if len(found) != 1:
+        what = f"{spec!r} is {len(found)} hosts"
+        raise InputError(what, where="--gateway", fix="name the one that leads to the others")
+    return found[0]
+
+
+def gateway_argv(host: Host, settings: Settings, target: str) -> list[str] | None:
+    """Return the command whose stdin and stdout lead to ``target`` (``[name]:port``) through the gateway, if any.
+
+    OpenSSH walks to the gateway with its own checks; SSH is spoken through it to the host, whose key is checked too.
+    """
+    gateway = gateway_of(host, settings)
+    return ssh_argv(gateway, settings.replace(gateway=""), "-W", target) if gateway else None
 
 
 def ssh_options(host: Host, settings: Settings) -> list[str]:
@@ -55,6 +95,9 @@ def ssh_options(host: Host, settings: Settings) -> list[str]:
         if settings.identity_file:
             words["IdentityFile"] = _quoted(settings.path(settings.identity_file))
             words["IdentitiesOnly"] = "yes"
+    proxy = gateway_argv(host, settings, THROUGH)
+    if proxy:
+        words["ProxyCommand"] = " ".join(map(_proxy_word, proxy))
     options = ["-F", str(config)] if config else []
     for key, value in words.items():
         options += ["-o", f"{key}={value}"]
@@ -64,6 +107,15 @@ def ssh_options(host: Host, settings: Settings) -> list[str]:
     if user:
         options += ["-l", user]
     return options
+
+
+def _proxy_word(word: str) -> str:
+    """Quote a word of a ProxyCommand: ssh replaces percent signs, a shell reads it, rsync may split it before."""
+    word = word if word == THROUGH else word.replace("%", "%%")
+    if re.fullmatch(r"[A-Za-z0-9@%+=:,./_-]+", word):
+        return word
+    # Double quotes where they do: rsync takes no others.
+    return shlex.quote(word) if re.search(r"""["\\$`!]""", word) else f'"{word}"'
 
 
 def _quoted(path: Path) -> str:

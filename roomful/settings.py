@@ -39,6 +39,8 @@ class Settings:
     known_hosts: str = "~/.ssh/known_hosts"
     #: Private key. Empty: ssh_config's IdentityFile, else ~/.ssh/id_ed25519, id_ecdsa, id_rsa.
     identity_file: str = ""
+    #: Reach every other host through this one, as ``ssh -J`` does. Empty: directly, or as ssh_config says.
+    gateway: str = ""
     #: Remember unknown host keys instead of refusing them (a changed key is always refused).
     accept_new_host_keys: bool = False
     #: A host must accept the connection and speak SSH within this time.
