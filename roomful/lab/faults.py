@@ -86,6 +86,8 @@ def heal(name: str, host: str) -> LabHost:
         for fault in sorted(site.host.faults, key=_healing_order):
             _mend(site, fault)
         if site.machines.init_pid(site.host) is None:
+            # However it went off: what may be left of it would be in the way.
+            site.machines.switch_off(site.host)
             site.machines.boot([site.host], lambda *_: None)
         site.machines.wait([site.host], lambda *_: None)
         store.write_faults(site.folder, ())

@@ -52,9 +52,9 @@ def join_namespace(path: Path, kind: int) -> None:
 
 
 def unmount_below(folder: Path, keep: Path | None = None) -> None:
-    """Take away every mount at or below a folder, the newest first, but not the one at ``keep``."""
+    """Take away every mount below a folder, the newest first, but neither the folder itself nor ``keep``."""
     for point in reversed(mount_points()):
-        if point != keep and point.is_relative_to(folder):
+        if point not in (folder, keep) and point.is_relative_to(folder):
             with contextlib.suppress(OSError):
                 unmount(point)
 

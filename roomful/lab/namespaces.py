@@ -7,13 +7,14 @@ that lie over those of /etc. All else is this machine's own, but for what a real
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from roomful.errors import InputError
+from roomful.errors import InputError, RoomfulError
 from roomful.lab import accounts, cgroups, kernel, network, processes, sshd
 from roomful.lab.machines import Machines
 from roomful.lab.model import STUDENT, STUDENT_ID, Lab, LabHost
@@ -98,12 +99,15 @@ class NamespaceMachines(Machines):
     def switch_off(self, host: LabHost) -> None:
         """Take the link down, then end every process: no packet says that the host is gone."""
         folder = self.lab.host_directory(host.name)
-        network.ip(self.lab.name, [f"link set {host.name} down"])
+        if self.init_pid(host) is not None:
+            network.ip(self.lab.name, [f"link set {host.name} down"])
         processes.send(processes.inits(folder), signal.SIGKILL)
         # What is frozen does not end before it is thawed.
         cgroups.freeze(self.lab.name, host.name, frozen=False)
         processes.kill(lambda: processes.marked(folder))
-        network.ip(self.lab.name, [f"link del {host.name}"])
+        # The kernel removes the link with the host's namespace, sooner or later; a new one needs its name now.
+        with contextlib.suppress(RoomfulError):
+            network.ip(self.lab.name, [f"link del {host.name}"])
 
     def freeze(self, host: LabHost) -> None:
         """Stop every process of the host, by its cgroup, or one by one."""

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import pytest
 
 from roomful import lab as labs
 from roomful.hosts import write_host_list
-from roomful.lab import Lab, LabOptions
+from roomful.lab import Lab, LabOptions, cgroups, network, processes, store
+from roomful.lab.netns import call_inside
 from roomful.settings import Settings
 
 #: What each kind of lab needs, and the Debian package that brings it.
@@ -23,6 +26,7 @@ ROOTLESS_PROGRAMS = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-key
 NAMESPACE_PROGRAMS = {**ROOTLESS_PROGRAMS, "ip": "iproute2", "tc": "iproute2"}
 
 LabFactory = Callable[..., Lab]
+CHECKOUT = Path(__file__).parents[2]
 
 #: Names of this test run's labs, by their options: shared by all who import the fixtures.
 _running: dict[tuple[object, ...], str] = {}
@@ -78,6 +82,16 @@ def rootless_lab(lab: LabFactory) -> Lab:
     return lab(count=3, rootless=True)
 
 
+@pytest.fixture
+def two(lab: LabFactory) -> Iterator[Lab]:
+    """Two hosts with namespaces and disks of their own size; what a test breaks is mended."""
+    found = lab(count=2, rootless=False, disk=32 * 2**20)
+    yield found
+    for host in labs.get(found.name).hosts:
+        if host.faults:
+            labs.heal(found.name, host.name)
+
+
 def settings_for(lab: Lab, root: Path, **changes: object) -> Settings:
     """Return settings of a project in ``root`` (``tmp_path``) that reach this lab, by its host list ``lab``.
 
@@ -105,3 +119,45 @@ def ssh(
     return subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def connect(lab: Lab, host: str, seconds: float = 1.0) -> str:
+    """What an SSH client that connects meets: its banner's first letters, or how it fails."""
+
+    def work() -> str:
+        with socket.socket() as sock:
+            sock.settimeout(seconds)
+            try:
+                sock.connect((lab.host(host).address, lab.port))
+            except TimeoutError:
+                return "no answer"
+            except OSError as error:
+                return error.strerror or str(error)
+            try:
+                return sock.recv(4).decode() or "closed"
+            except TimeoutError:
+                return "silence"
+
+    return call_inside(lab.netns, work)
+
+
+def traces(name: str) -> list[str]:
+    """Everything on this machine that belongs to a lab of this name."""
+    found = [str(base / name) for base in store.bases() if (base / name).exists()]
+    found += [str(path) for base in store.bases() for path in base.glob(f"*{name}*")]
+    found += [f"network {name}"] if network.exists(name) else []
+    found += [f"cgroups of {name}"] if cgroups.exists(name) else []
+    for base in store.bases():
+        found += [f"process {pid}" for pid in processes.marked(base / name)]
+        found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{base}/{name}" in line]
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"rf-{name} " in line]
+    return found
+
+
+def python(source: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a Python program that can import roomful."""
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(
+        [sys.executable, "-c", source, *arguments],
+        capture_output=True, text=True, timeout=timeout, env=environment, check=False,
+    )  # fmt: skip
