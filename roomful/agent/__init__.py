@@ -2,3 +2,8 @@
 
 Nothing here imports anything of the controller's.
 """
+
+from __future__ import annotations
+
+#: Of the agent's side of the queue: rises when agents and controller of different versions could misunderstand.
+VERSION = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pkgutil
 import re
-from typing import Any, Union
+from typing import Any, Sequence, Union
 
 import redis
 
@@ -55,6 +55,27 @@ class Scripts:
         except redis.exceptions.NoScriptError:
             self.load(name)
             return self._client.evalsha(digest, 1, self.prefix, *arguments)  # type: ignore[arg-type]
+
+    def call_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        """Run several scripts, in this order, in one round trip; an error of any is raised after all have run."""
+        replies = self._send_all(calls)
+        if any(isinstance(reply, redis.exceptions.NoScriptError) for reply in replies):
+            # Those that did run are repeated, which all scripts can stand.
+            for name, _ in calls:
+                self.load(name)
+            replies = self._send_all(calls)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        return replies
+
+    def _send_all(self, calls: Sequence[tuple[str, Sequence[Any]]]) -> list[Any]:
+        pipe: Any
+        with self._client.pipeline(transaction=False) as pipe:
+            for name, arguments in calls:
+                pipe.execute_command("EVALSHA", self.digest(name), 1, self.prefix, *arguments)
+            replies: list[Any] = pipe.execute(raise_on_error=False)
+        return replies
 
     def load(self, name: str) -> str:
         """Give the server a script."""

@@ -1,0 +1,204 @@
+"""One attempt at a task on this host: its process, its output, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import sys
+import time
+from typing import Any, Mapping, NamedTuple
+
+from roomful.agent.capture import Capture
+from roomful.agent.processes import descendants, send, send_group
+from roomful.agent.report import Report
+from roomful.agent.task import TaskClass, TaskSpec
+
+_FUNCTION = re.compile(r"([A-Za-z_][\w.]*:[A-Za-z_]\w*)(?:\s+(.*))?$", re.DOTALL)
+#: Runs MODULE:FUNCTION from the workdir with JSON arguments; what it returns is written as JSON.
+_CALL = """\
+import importlib, json, sys
+sys.path.insert(0, "")
+module, _, function = sys.argv[1].partition(":")
+given = json.loads(sys.argv[2])
+sys.argv = [module]
+called = getattr(importlib.import_module(module), function)
+if isinstance(given, dict):
+    result = called(**given)
+else:
+    result = called(*given) if isinstance(given, list) else called(given)
+if result is not None:
+    print(json.dumps(result))
+"""
+#: Python ignores these; a task gets them as a shell would have given them.
+_DEFAULT_SIGNALS = [getattr(signal, name) for name in ("SIGPIPE", "SIGXFSZ", "SIGINT", "SIGTERM", "SIGCHLD")]
+
+
+class Claimed(NamedTuple):
+    """A task that the queue has handed to us."""
+
+    task_id: int
+    attempt: int
+    spec: TaskSpec
+    #: What it takes of the host, as the queue counts it.
+    needs: TaskClass
+    #: On our monotonic clock.
+    claimed: float
+
+
+def command_line(spec: TaskSpec) -> list[bytes]:
+    """Return the argv that runs a task; raises ValueError with a sentence."""
+    if spec.kind == "shell":
+        return [b"/bin/sh", b"-c", _bytes(spec.command)]
+    python = os.fsencode(sys.executable)
+    call = _FUNCTION.match(spec.command.strip())
+    if call:
+        arguments = (call.group(2) or "[]").strip()
+        try:
+            json.loads(arguments)
+        except ValueError as error:
+            raise ValueError(f"the arguments are not JSON: {error}") from None
+        return [python, b"-c", _CALL.encode(), _bytes(call.group(1)), _bytes(arguments)]
+    return [python, *(_bytes(word) for word in shlex.split(spec.command))]
+
+
+def clean_environment() -> dict[bytes, bytes]:
+    """Return the environment that tasks start from: ours without what is the agent's or the login's alone."""
+    dropped = (b"ROOMFUL_", b"SSH_", b"INVOKE_")
+    return {name: value for name, value in os.environb.items() if not name.startswith(dropped)}
+
+
+class Attempt:
+    """A running attempt. ``fate`` says why we end it, where we do."""
+
+    def __init__(
+        self, claimed: Claimed, slot: int, environment: Mapping[bytes, bytes], workdir: str, spool: str
+    ) -> None:
+        """Start it; raises OSError or ValueError if it cannot be started."""
+        self.task_id = claimed.task_id
+        self.number = claimed.attempt
+        self.spec = claimed.spec
+        self.needs = claimed.needs
+        self.slot = slot
+        #: ``timeout``, ``stopped``, ``evicted``, ``memory``, ``revoked``; empty: it ends by itself.
+        self.fate = ""
+        self.detail = ""
+        self.memory_mib = 0
+        #: When SIGTERM becomes SIGKILL.
+        self.kill_at: float | None = None
+        self.status: int | None = None
+        self.usage: Any = None
+        self.ended = 0.0
+        argv = command_line(self.spec)
+        variables = dict(environment)
+        for name, value in self.spec.env.items():
+            variables[_bytes(name)] = _bytes(value)
+        variables[b"ROOMFUL_TASK_ID"] = b"%d" % self.task_id
+        variables[b"ROOMFUL_ATTEMPT"] = b"%d" % self.number
+        variables[b"ROOMFUL_SLOT"] = b"%d" % slot
+        base = os.path.join(spool, f"{self.task_id}.{self.number}")
+        # Only this thread starts processes, so the folder can be ours for a moment.
+        os.chdir(os.path.join(workdir, self.spec.cwd) if self.spec.cwd else workdir)
+        opened: list[int] = []
+        try:
+            stdin = os.open(_bytes(self.spec.stdin or os.devnull), os.O_RDONLY | os.O_CLOEXEC)
+            opened.append(stdin)
+            out_read, out_write = os.pipe()
+            opened += [out_read, out_write]
+            err_read, err_write = os.pipe()
+            opened += [err_read, err_write]
+            actions = [
+                (os.POSIX_SPAWN_DUP2, stdin, 0),
+                (os.POSIX_SPAWN_DUP2, out_write, 1),
+                (os.POSIX_SPAWN_DUP2, err_write, 2),
+            ]
+            self.started = time.monotonic()
+            self.pid = _spawn(argv, variables, actions)
+        except BaseException:
+            for fd in opened:
+                os.close(fd)
+            raise
+        for fd in (stdin, out_write, err_write):
+            os.close(fd)
+        self.stdout = Capture(out_read, base + ".stdout")
+        self.stderr = Capture(err_read, base + ".stderr")
+        self.deadline = None if self.spec.timeout is None else self.started + self.spec.timeout
+
+    def end(self, fate: str, grace: float, detail: str = "") -> None:
+        """Let it end: SIGTERM now, SIGKILL to everything of it after ``grace`` seconds."""
+        if self.fate and self.kill_at is not None:
+            # Being taken away outranks every other reason; else the first reason stands.
+            if fate == "revoked":
+                self.fate = fate
+            return
+        self.fate, self.detail = fate, detail
+        self.kill_at = time.monotonic() + grace
+        send_group(self.pid, signal.SIGTERM)
+        send_group(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Kill its group and everything below it; its pid must not have been collected yet."""
+        for pid in descendants([self.pid]):
+            send(pid, signal.SIGKILL)
+        send_group(self.pid, signal.SIGKILL)
+
+    def collected(self, status: int, usage: Any) -> None:
+        """Note how its first process ended."""
+        self.status, self.usage, self.ended = status, usage, time.monotonic()
+
+    def report(self) -> Report:
+        """Close its streams and tell how it ended."""
+        assert self.status is not None
+        detail: dict[str, Any] = {}
+        state = "done"
+        if os.WIFSIGNALED(self.status):
+            detail["signal"] = os.WTERMSIG(self.status)
+            detail["reason"] = f"signal {detail['signal']}"
+        else:
+            detail["exit"] = os.WEXITSTATUS(self.status)
+            if detail["exit"]:
+                detail["reason"] = f"exit {detail['exit']}"
+        if self.fate in ("timeout", "memory"):
+            detail["reason"], detail["detail"] = self.fate, self.detail
+        if "reason" in detail:
+            state = "failed"
+        detail["memory"] = self.usage.ru_maxrss * 1024
+        detail["cpu"] = round(self.usage.ru_utime + self.usage.ru_stime, 3)
+        for stream in (self.stdout, self.stderr):
+            if stream.trouble:
+                detail["detail"] = f"{detail.get('detail', '')} output cut off: {stream.trouble}".strip()
+        return Report(
+            self.task_id, self.number, state, self.ended, self.ended - self.started,
+            self.stdout.close(), self.stderr.close(), detail,
+        )  # fmt: skip
+
+    def discard(self) -> None:
+        """Close its streams and keep nothing."""
+        self.stdout.discard()
+        self.stderr.discard()
+
+
+def failed_to_start(claimed: Claimed, error: Exception) -> Report:
+    """Tell that a task could not even be started here."""
+    now = time.monotonic()
+    detail = {"reason": "error", "detail": f"could not be started: {error}"}
+    return Report(claimed.task_id, claimed.attempt, "failed", now, 0.0, b"", b"", detail)
+
+
+def _spawn(argv: list[bytes], variables: Mapping[bytes, bytes], actions: list[tuple[int, int, int]]) -> int:
+    """Start a process in a session of its own, with no signal blocked or ignored."""
+    try:
+        return os.posix_spawn(
+            argv[0], argv, variables, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+        )
+    except NotImplementedError:
+        # A C library without POSIX_SPAWN_SETSID: a group of its own must do.
+        return os.posix_spawn(
+            argv[0], argv, variables, file_actions=actions, setpgroup=0, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+        )
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
