@@ -1,0 +1,216 @@
+"""Bring files to the hosts and results back."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context
+
+from roomful.settings import Settings
+
+from ._fanout import begin, enter_lab, finish
+from ._step import step
+
+if TYPE_CHECKING:
+    from roomful.collect import Collected
+    from roomful.deploy import Deployed
+    from roomful.folders import Folders
+    from roomful.outcome import Outcome
+    from roomful.results import Saved
+
+
+@step(
+    extra="source",
+    help={
+        "source": "folder, whose content is deployed, or one file (default: resources/)",
+        "dest": "folder in the workdir to deploy into (default: the workdir itself)",
+        "delete": "remove what was deployed before and SOURCE does not have; tasks' own files always stay",
+        "exclude": "patterns of files to leave out, as rsync has them, several with commas: '*.o,/data'",
+        "exclude_hosts": "hosts to leave out, written as for --hosts",
+        "replace": "move aside what is in the way there and was not deployed",
+    },
+)
+def deploy(
+    c: Context,
+    source: str = "",
+    dest: str = "",
+    hosts: str = "",
+    delete: bool = False,
+    exclude: str = "",
+    exclude_hosts: str = "",
+    replace: bool = False,
+    json: bool = False,
+    max_failed: str = "0",
+    accept_new_host_keys: bool = False,
+) -> None:
+    """Files: bring code and data to the hosts, atomically on each.
+
+    A deployment that is cut leaves the old version in place. Only what changed is sent; the version before stays on
+    the disk for tasks that are running; where everything is current already, nothing is done.
+
+    Example:
+        inv deploy --hosts n7
+        inv deploy ~/experiment/src --dest code --exclude '*.o,data/' --hosts n7
+    """
+    from roomful import progress
+    from roomful.deploy import Deployment, default_source
+    from roomful.deploy import deploy as deploy_to
+
+    settings, chosen = begin(c, hosts, exclude_hosts, max_failed, accept_new_host_keys=accept_new_host_keys)
+    patterns = tuple(pattern for pattern in exclude.split(",") if pattern)
+    folder = Path(source).expanduser() if source else default_source(settings)
+    with progress.hosts("deploy", len(chosen)) as on_outcome:
+        deployment = Deployment(folder, dest, delete, replace, patterns)
+        outcomes = deploy_to(chosen, settings, deployment, on_outcome)
+    for outcome in outcomes.ok:
+        for note in outcome.value.notes if outcome.value else ():
+            print(f"{outcome.host.label}: {note}", file=sys.stderr)
+    finish(outcomes, json=json, max_failed=max_failed, columns=_deployed_json if json else _deployed_cells)
+
+
+def _deployed_cells(outcome: Outcome[Deployed]) -> dict[str, Any]:
+    from roomful import report
+
+    value = outcome.value
+    if value is None:
+        return {"result": "", "sent": ""}
+    result = f"{value.result} with {value.shared_with}" if value.shared_with else value.result
+    return {"result": result, "sent": report.size(value.bytes_sent) if value.bytes_sent else "-"}
+
+
+def _deployed_json(outcome: Outcome[Deployed]) -> dict[str, Any]:
+    value = outcome.value
+    if value is None:
+        return {}
+    names = ("result", "bytes_sent", "files_sent", "shared_with", "notes")
+    return {name: getattr(value, name) for name in names}
+
+
+@step(
+    extra="paths",
+    help={
+        "paths": "folders, relative to the workdir; those above them are made too",
+        "mode": "permissions of each folder that is named or made, in octal, such as 750 (default: the umask's)",
+    },
+)
+def create_folders(
+    c: Context,
+    paths: list[str],
+    hosts: str = "",
+    mode: str = "",
+    exclude: str = "",
+    json: bool = False,
+    max_failed: str = "0",
+    accept_new_host_keys: bool = False,
+) -> None:
+    """Files: make folders in the workdir of every host.
+
+    Example:
+        inv create-folders out logs/errors --hosts n7 --mode 750
+    """
+    from roomful import progress
+    from roomful.folders import create_folders as create
+    from roomful.folders import parse_mode
+
+    checked_mode = parse_mode(mode)
+    settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
+    with progress.hosts("create folders", len(chosen)) as on_outcome:
+        outcomes = create(chosen, settings, paths, checked_mode, on_outcome)
+    finish(outcomes, json=json, max_failed=max_failed, columns=_folders_json if json else _folders_cells)
+
+
+def _folders_cells(outcome: Outcome[Folders]) -> dict[str, Any]:
+    value = outcome.value
+    return {"created": " ".join(value.created) if value else "", "exists": " ".join(value.existed) if value else ""}
+
+
+def _folders_json(outcome: Outcome[Folders]) -> dict[str, Any]:
+    return {"created": outcome.value.created, "existed": outcome.value.existed} if outcome.value else {}
+
+
+@step(
+    extra="paths",
+    help={
+        "paths": "patterns relative to the workdir, quoted: 'out/*.json' (default: all but what was deployed)",
+        "into": "folder to fill; each host gets one of its own in it (default: setting results)",
+    },
+)
+def collect(
+    c: Context,
+    paths: list[str],
+    hosts: str = "",
+    into: str = "",
+    exclude: str = "",
+    json: bool = False,
+    max_failed: str = "0",
+    accept_new_host_keys: bool = False,
+) -> None:
+    """Results: bring what the tasks wrote to results/HOST/, and every task's outcome, stdout and stderr to results/.
+
+    What is here already is not sent again, so a collection that was cut is finished by the same command. Files are
+    complete or absent; nothing is removed, neither here nor there.
+
+    Example:
+        inv collect --hosts n7
+        inv collect 'out/*.json' logs --hosts n7 --into results/monday
+    """
+    from roomful import progress
+    from roomful.collect import collect as collect_from
+
+    settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
+    folder = Path(into).expanduser() if into else settings.path(settings.results)
+    with progress.bar("collect", 1, "bytes") as on_bytes:
+        outcomes = collect_from(chosen, settings, paths, folder, on_bytes=on_bytes)
+    for outcome in outcomes.ok:
+        if outcome.value and outcome.value.skipped_count:
+            names = ", ".join(outcome.value.skipped[:3])
+            count = outcome.value.skipped_count
+            print(
+                f"{outcome.host.label}: left out {count} (links elsewhere, or unreadable): {names}", file=sys.stderr
+            )
+    interrupted = any(outcome.reason == "interrupted" for outcome in outcomes)
+    saved = None if interrupted else _save_queue(settings, folder)
+    summary = {"queue": saved.document() if saved else None}
+    columns = _collected_json if json else _collected_cells
+    finish(outcomes, json=json, max_failed=max_failed, columns=columns, summary=summary)
+
+
+def _save_queue(settings: Settings, folder: Path) -> Saved | None:
+    """Save what the queue knows; None where no server was ever started for this project."""
+    from roomful.results import save
+    from roomful.server import STATE_VERSION, open_queue
+    from roomful.state import ProjectState
+
+    if not settings.server_url and ProjectState(settings).read("server", STATE_VERSION) is None:
+        return None
+    with open_queue(settings) as queue:
+        saved = save(queue, folder, settings, before_connecting=enter_lab)
+    counts = f"{saved.done} done, {saved.failed} failed, {saved.cancelled} cancelled"
+    print(f"tasks: {counts}; job log: {folder / 'joblog.tsv'}", file=sys.stderr)
+    for item in saved.missing:
+        print(f"task {item.task_id}: {item.stream} is missing: {item.why}", file=sys.stderr)
+    return saved
+
+
+def _collected_cells(outcome: Outcome[Collected]) -> dict[str, Any]:
+    from roomful import report
+
+    value = outcome.value
+    if value is None:
+        return {"files": "", "size": "", "new": "", "folder": ""}
+    if value.shared_with:
+        return {"files": f"with {value.shared_with}", "size": "", "new": "", "folder": ""}
+    folder = os.path.relpath(value.folder) if value.folder and value.files else ""
+    size = report.size(value.bytes)
+    return {"files": value.files, "size": size, "new": value.files_new, "folder": folder}
+
+
+def _collected_json(outcome: Outcome[Collected]) -> dict[str, Any]:
+    value = outcome.value
+    if value is None:
+        return {}
+    names = ("files", "bytes", "files_new", "bytes_received", "shared_with", "skipped", "skipped_count")
+    return {name: getattr(value, name) for name in names} | {"folder": str(value.folder)}

@@ -1,0 +1,270 @@
+"""Bring what the tasks left in the workdirs back, to ``results/HOST/...``; what is here is not sent again."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roomful import host_program
+from roomful.errors import InputError
+from roomful.hosts import Host
+from roomful.outcome import HostFailure, Outcome, Outcomes
+from roomful.paths import inside_workdir
+from roomful.rsync import INCOMING, MOST_PROCESSES, Rsync
+from roomful.settings import Settings
+
+if TYPE_CHECKING:
+    from roomful.ssh import HostConnection
+
+#: A list of files longer than this, in bytes, is no list of files.
+LONGEST_LIST = 1 << 30
+
+#: Names in the results folder that are no host's: see results.py.
+OTHER_NAMES = frozenset({"tasks", "joblog.tsv", "attempts.tsv"})
+
+#: Called with the bytes brought so far, all bytes, and a note.
+OnBytes = Callable[[float, float, str], None]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one host had: its outputs in number and bytes, and what of them was new and came over the wire.
+
+    ``shared_with`` is the host whose folder has it all, where they share the disk. ``skipped`` are links that lead
+    out of the workdir or to folders, and folders that cannot be read.
+    """
+
+    files: int = 0
+    bytes: int = 0
+    files_new: int = 0
+    bytes_received: int = 0
+    folder: Path | None = None
+    shared_with: str = ""
+    skipped: tuple[str, ...] = ()
+    skipped_count: int = 0
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """What a host says is to be collected."""
+
+    workdir: str
+    files: dict[bytes, int]
+    seen: tuple[int, ...]
+    skipped: tuple[str, ...]
+    skipped_count: int
+
+
+def collect(
+    hosts: Sequence[Host],
+    settings: Settings,
+    patterns: Sequence[str] = (),
+    into: Path | None = None,
+    on_outcome: Callable[[Outcome[Collected]], None] | None = None,
+    on_bytes: OnBytes | None = None,
+) -> Outcomes[Collected]:
+    """Bring the outputs of all hosts to ``into`` (default: the setting ``results``), each host's to its own folder.
+
+    ``patterns`` are shell patterns relative to the workdir; none: everything there but what was deployed. Nothing is
+    ever removed here. Raises InputError and MissingProgram before any host is touched.
+    """
+    from roomful.ssh import fan_out
+
+    checked = [inside_workdir(pattern, "path") for pattern in patterns]
+    folders = _folders(hosts, into or settings.path(settings.results))
+    indices = {host: index for index, host in enumerate(hosts)}
+    request = {"workdir": settings.workdir, "patterns": checked, "run": secrets.token_hex(8)}
+
+    def work(connection: HostConnection) -> _Listing:
+        answer = host_program.run(connection, "outputs", request | {"index": indices[connection.entry]})
+        return _listing(answer)
+
+    with Rsync(settings) as rsync:
+
+        def unlisted(outcome: Outcome[_Listing]) -> None:
+            if on_outcome and outcome.status != "ok":
+                on_outcome(_not_listed(outcome))
+
+        listings = fan_out(hosts, work, settings, unlisted)
+        pulls = _Pulls(rsync, folders, _shared(listings), on_outcome, on_bytes)
+        return pulls.run(listings)
+
+
+def _folders(hosts: Sequence[Host], into: Path) -> dict[Host, Path]:
+    found: dict[str, Host] = {}
+    for host in hosts:
+        other = found.setdefault(host.key, host)
+        if other.label != host.label:
+            raise InputError(
+                f"{other.label} and {host.label} would share {into / host.key}", fix="collect them apart"
+            )
+    # A host can be called what results.py calls its own.
+    return {host: into / (f"host-{host.key}" if host.key in OTHER_NAMES else host.key) for host in hosts}
+
+
+def _listing(answer: dict[str, Any]) -> _Listing:
+    """Read a host's answer; what is in it may be anything.
+
+    Raises HostFailure for a path that would leave the host's folder.
+    """
+    unpacker = zlib.decompressobj()
+    data = unpacker.decompress(base64.b64decode(answer["files"]), LONGEST_LIST)
+    files: dict[bytes, int] = {}
+    for line in data.split(b"\0")[:-1]:
+        size, _, path = line.partition(b" ")
+        parts = path.split(b"/")
+        if not size.isdigit() or path.startswith(b"/") or not all(parts) or not {b".", b".."}.isdisjoint(parts):
+            raise HostFailure("protocol", f"the host names a file {path!r} outside of its workdir")
+        files[path] = int(size)
+    skipped = tuple(str(path) for path in answer["skipped"])
+    seen = tuple(int(index) for index in answer["seen"])
+    return _Listing(str(answer["workdir"]), files, seen, skipped, int(answer.get("skipped_count", 0)))
+
+
+def _shared(listings: Outcomes[_Listing]) -> dict[int, int]:
+    """Map each host that shares a disk with one before it to the first of those."""
+    first: dict[int, int] = {}
+
+    def root(index: int) -> int:
+        while first.get(index, index) != index:
+            index = first[index]
+        return index
+
+    for index, outcome in enumerate(listings):
+        for other in outcome.value.seen if outcome.value else ():
+            if 0 <= other < len(listings):
+                low, high = sorted((root(index), root(other)))
+                first[high] = low
+    return {index: root(index) for index in range(len(listings)) if root(index) != index}
+
+
+class _Pulls:
+    """The second half of a collection: one rsync a disk, a bounded number at the same time."""
+
+    def __init__(
+        self,
+        rsync: Rsync,
+        folders: dict[Host, Path],
+        shared: dict[int, int],
+        on_outcome: Callable[[Outcome[Collected]], None] | None,
+        on_bytes: OnBytes | None,
+    ) -> None:
+        self.rsync = rsync
+        self.folders = folders
+        self.shared = shared
+        self.on_outcome = on_outcome
+        self.on_bytes = on_bytes
+        self.received = 0
+        self.total = 0
+        self.lock = threading.Lock()
+
+    def run(self, listings: Outcomes[_Listing]) -> Outcomes[Collected]:
+        """Pull from every host that listed something, and say how it went with each."""
+        self.total = sum(
+            sum(o.value.files.values()) for i, o in enumerate(listings) if o.value and i not in self.shared
+        )
+        outcomes: dict[int, Outcome[Collected]] = {}
+        with ThreadPoolExecutor(MOST_PROCESSES, thread_name_prefix="collect") as pool:
+            running: dict[Future[Outcome[Collected]], int] = {}
+            for index, listing in enumerate(listings):
+                if listing.value is None:
+                    outcomes[index] = _not_listed(listing)
+                elif index not in self.shared:
+                    running[pool.submit(self._pull, listing, listing.value)] = index
+            try:
+                while running:
+                    for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        index = running.pop(future)
+                        outcomes[index] = future.result()
+                        if self.on_outcome:
+                            self.on_outcome(outcomes[index])
+            except KeyboardInterrupt:
+                self.rsync.stop()
+                for future, index in running.items():
+                    future.cancel()
+                    outcomes[index] = _failed(listings[index], HostFailure("interrupted"), listings[index].seconds)
+        for index, first in self.shared.items():
+            if listings[index].status == "ok":
+                outcomes[index] = self._with(listings[index], outcomes[first])
+                if self.on_outcome:
+                    self.on_outcome(outcomes[index])
+        return Outcomes(outcomes[index] for index in range(len(listings)))
+
+    def _with(self, listing: Outcome[_Listing], first: Outcome[Collected]) -> Outcome[Collected]:
+        if first.status == "ok":
+            value = Collected(folder=self.folders[first.host], shared_with=first.host.label)
+            return Outcome(listing.host, "ok", value=value, seconds=first.seconds)
+        detail = f"shares its disk with {first.host.label}, which failed: {first.reason}"
+        return _failed(listing, HostFailure("error", detail), first.seconds)
+
+    def _pull(self, listing: Outcome[_Listing], wanted: _Listing) -> Outcome[Collected]:
+        start = time.monotonic() - listing.seconds
+        folder = self.folders[listing.host]
+        try:
+            value = self._pulled(listing.host, wanted, folder) if wanted.files else Collected(folder=folder)
+        except HostFailure as failure:
+            return _failed(listing, failure, time.monotonic() - start)
+        except OSError as error:
+            return _failed(listing, HostFailure("error", f"here: {error}"), time.monotonic() - start)
+        value = replace(value, skipped=wanted.skipped, skipped_count=wanted.skipped_count)
+        return Outcome(listing.host, "ok", value=value, seconds=time.monotonic() - start)
+
+    def _pulled(self, host: Host, wanted: _Listing, folder: Path) -> Collected:
+        with _only_here(folder), tempfile.NamedTemporaryFile(prefix="roomful-collect-") as names:
+            names.write(b"".join(b"./" + path + b"\0" for path in wanted.files))
+            names.flush()
+            moved = self.rsync.pull(host, wanted.workdir, folder, Path(names.name), self._file_came)
+        size = sum(wanted.files.values())
+        return Collected(len(wanted.files), size, moved.files, moved.bytes_received, folder)
+
+    def _file_came(self, size: int) -> None:
+        with self.lock:
+            self.received += size
+            if self.on_bytes:
+                self.on_bytes(min(self.received, self.total), self.total, "")
+
+
+@contextlib.contextmanager
+def _only_here(folder: Path) -> Iterator[None]:
+    """Keep other collections out of a host's folder, and what a killed one was about to write."""
+    folder.mkdir(parents=True, exist_ok=True)
+    incoming = folder / INCOMING
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise HostFailure("error", f"another inv collect is writing into {folder}") from None
+        except OSError:
+            # No such locks on this filesystem (NFS locks no folders): then two at once are the user's to avoid.
+            pass
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir()
+        yield
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+        os.close(handle)
+
+
+def _not_listed(listing: Outcome[_Listing]) -> Outcome[Collected]:
+    return Outcome(listing.host, listing.status, listing.reason, listing.detail, seconds=listing.seconds)
+
+
+def _failed(listing: Outcome[_Listing], failure: HostFailure, seconds: float) -> Outcome[Collected]:
+    return Outcome(listing.host, "failed", failure.reason, failure.detail, seconds=seconds)
+
+
+__all__ = ["Collected", "collect"]

@@ -1,0 +1,240 @@
+"""Bring files to the hosts, atomically on each: the old version or the whole new one, whatever is cut when.
+
+What is on the hosts is described in ``roomful/workdir/releases.py``.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from roomful import host_program
+from roomful.hosts import Host
+from roomful.manifest import Manifest, scan
+from roomful.outcome import Outcome, Outcomes
+from roomful.paths import inside_workdir, key_of
+from roomful.rsync import Rsync
+from roomful.settings import Settings
+from roomful.sharing import Sharing
+from roomful.state import ProjectState, private_directory
+
+if TYPE_CHECKING:
+    from roomful.ssh import HostConnection
+
+#: Verifying a deployment may take this much longer for each byte, on top of the time every command has.
+SECONDS_PER_BYTE = 1 / 20_000_000
+#: At most so many cut pushes are looked through for files that need not be sent again.
+MOST_CUT_PUSHES = 3
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What to deploy where. ``dest`` is a folder in the workdir; empty: the workdir itself.
+
+    ``delete`` removes what earlier deployments put there and SOURCE does not have; what tasks made always stays.
+    ``replace`` moves aside what is in the way and was not deployed. ``exclude`` are patterns as rsync has them.
+    """
+
+    source: Path
+    dest: str = ""
+    delete: bool = False
+    replace: bool = False
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """What became of a host: ``result`` is ``deployed``, or ``current`` where nothing had to be done.
+
+    ``shared_with`` is the host that did it for both, where they share the disk. ``notes`` say what had to make way.
+    """
+
+    result: str
+    bytes_sent: int = 0
+    files_sent: int = 0
+    shared_with: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def default_source(settings: Settings) -> Path:
+    """Return what is deployed where no SOURCE is given: the project's ``resources/``, else the example's."""
+    own = settings.root / "resources"
+    return own if own.is_dir() else Path(__file__).parent / "resources"
+
+
+def deploy(
+    hosts: Sequence[Host],
+    settings: Settings,
+    deployment: Deployment,
+    on_outcome: Callable[[Outcome[Deployed]], None] | None = None,
+) -> Outcomes[Deployed]:
+    """Bring a deployment to all hosts.
+
+    Raises InputError for what cannot be deployed, before any host is touched, and MissingProgram.
+    """
+    from roomful.ssh import fan_out
+
+    dest = inside_workdir(deployment.dest, "--dest") if deployment.dest else ""
+    found = scan(deployment.source, deployment.exclude)
+    with (
+        Rsync(settings) as rsync,
+        _run(settings) as run,
+        tempfile.TemporaryDirectory(prefix="roomful-deploy-") as folder,
+    ):
+        files = Path(folder) / "files"
+        files.write_bytes(found.file_list())
+        # The digests are made while the first hosts log in.
+        reading = _Reading(found)
+        indices = {host: index for index, host in enumerate(hosts)}
+        session = _Session(settings, deployment, dest, rsync, run, files, reading, [host.label for host in hosts])
+        outcomes = fan_out(hosts, lambda c: session.deploy_to(c, indices[c.entry]), settings, on_outcome)
+    if reading.error:
+        raise reading.error
+    return outcomes
+
+
+class _Reading:
+    """The manifest with its digests, being made in a thread of its own."""
+
+    def __init__(self, found: Manifest) -> None:
+        self.error: Exception | None = None
+        self._found = found
+        self._manifest: Manifest | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True, name="digests")
+        self._thread.start()
+
+    def _read(self) -> None:
+        try:
+            self._manifest = self._found.hashed()
+        except Exception as error:
+            self.error = error
+
+    def manifest(self) -> Manifest:
+        self._thread.join()
+        if self._manifest is None:
+            raise self.error or RuntimeError("no manifest")
+        return self._manifest
+
+
+@dataclass(frozen=True)
+class _Run:
+    """This run among others: ``controller`` names the project, ``token`` the run."""
+
+    controller: str
+    token: str
+    folder: Path
+
+    def is_cut(self, staging: str) -> bool:
+        """Tell whether a staging folder on a host belongs to a run of this project that is over."""
+        _, _, rest = staging.rpartition("@")
+        controller, _, token = rest.partition(".")
+        if controller != self.controller or token == self.token:
+            return False
+        try:
+            with (self.folder / token).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return True
+        except OSError:
+            return False
+        return True
+
+
+@contextmanager
+def _run(settings: Settings) -> Iterator[_Run]:
+    """Open a run: a file that is locked as long as this process works on it, so that others see who lives."""
+    folder = private_directory(private_directory(ProjectState(settings).directory) / "deploying")
+    root = os.fsencode(settings.root.resolve())
+    run = _Run(
+        hashlib.sha256(os.uname().nodename.encode() + b"\0" + root).hexdigest()[:12], secrets.token_hex(8), folder
+    )
+    path = folder / run.token
+    with path.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            for other in folder.iterdir():
+                if run.is_cut(f"@{run.controller}.{other.name}"):
+                    other.unlink(missing_ok=True)
+            yield run
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Session:
+    """One deployment to all its hosts."""
+
+    settings: Settings
+    deployment: Deployment
+    dest: str
+    rsync: Rsync
+    run: _Run
+    files: Path
+    reading: _Reading
+    labels: Sequence[str]
+    sharing: Sharing = field(default_factory=Sharing)
+
+    def deploy_to(self, connection: HostConnection, index: int) -> Deployed:
+        """Do what one host needs; raises HostFailure."""
+        manifest = self.reading.manifest()
+        request = self._request(manifest, index)
+        answer = host_program.run(connection, "releases", request)
+        if answer["current"]:
+            return Deployed("current")
+        with self.sharing.turn(index, answer["seen"]) as turn:
+            if turn.done_by is not None:
+                answer = host_program.run(connection, "releases", request)
+                if answer["current"]:
+                    return Deployed("deployed", shared_with=self.labels[turn.done_by])
+            deployed = self._push(connection, manifest, request, answer)
+            turn.done()
+            return deployed
+
+    def _request(self, manifest: Manifest, index: int) -> dict[str, Any]:
+        return {
+            "workdir": self.settings.workdir,
+            "dest": self.dest,
+            "key": key_of(self.dest),
+            "entries": manifest.entry_digests(),
+            "delete": self.deployment.delete,
+            "replace": self.deployment.replace,
+            "run": self.run.token,
+            "index": index,
+        }
+
+    def _push(
+        self, connection: HostConnection, manifest: Manifest, request: dict[str, Any], answer: dict[str, Any]
+    ) -> Deployed:
+        staging = f"{connection.entry.key[:80]}-{request['index']}@{self.run.controller}.{self.run.token}"
+        cut = [name for name in answer["stagings"] if self.run.is_cut(name)]
+        basis = [f"../../releases/{answer['release']}"] if answer["release"] else []
+        basis += [f"../{name}" for name in cut[-MOST_CUT_PUSHES:]]
+        moved = self.rsync.push(
+            connection, manifest.root, f"{answer['directory']}/staging/{staging}", self.files, basis
+        )
+        # The run's token makes the name new; the digest is for people.
+        digest = hashlib.sha256("".join(sorted(request["entries"].values())).encode()).hexdigest()[:12]
+        commit = request | {
+            "name": f"{digest}-{self.run.token}-{request['index']}",
+            "staging": staging,
+            "dead": cut,
+            "items": [item.to_wire() for item in manifest.items],
+        }
+        seconds = self.settings.command_timeout_seconds + manifest.size * SECONDS_PER_BYTE
+        done = host_program.run(connection, "commit", commit, timeout=seconds)
+        notes = [f"moved to .roomful/replaced: {path}" for path in done["replaced"]]
+        if done["kept"]:
+            notes.append(f"{done['kept']} files of tasks kept in .roomful/kept: SOURCE has others in their place")
+        return Deployed("deployed", moved.bytes_sent, moved.files, notes=tuple(notes))
+
+
+__all__ = ["Deployed", "Deployment", "default_source", "deploy"]
