@@ -31,6 +31,7 @@ SHARED_HELP = {
     "json": "print one JSON document instead of tables",
     "max_failed": "how many hosts may fail with exit code 0: a number or a share (10%)",
     "accept_new_host_keys": "remember the keys of hosts that are not in known_hosts yet",
+    "gateway": "reach the hosts through this one, as ssh -J does (setting gateway)",
 }
 
 
@@ -84,23 +85,31 @@ def step(
     """Make an Invoke task of a function whose errors end in one line and an exit code.
 
     ``extra`` names the argument that takes words without a flag: one word if its default is text, any number of
-    them if it is a list (write ``paths: list[str]`` without default).
+    them if it is a list (write ``paths: list[str]`` without default). A task with ``hosts`` gets ``--gateway`` too,
+    which ends up in its settings.
     """
 
     def decorate(function: Callable[..., Any]) -> StepTask:
         import inspect
 
-        parameters = inspect.signature(function).parameters
+        signature = inspect.signature(function)
+        own = signature.parameters
+        if "hosts" in own and "gateway" not in own:
+            gateway = inspect.Parameter("gateway", inspect.Parameter.KEYWORD_ONLY, default="")
+            signature = signature.replace(parameters=[*own.values(), gateway])
+        parameters = signature.parameters
         shared = {key: text for key, text in SHARED_HELP.items() if key in parameters}
         several = extra is not None and parameters[extra].default is inspect.Parameter.empty
         task_name = (name or function.__name__).replace("_", "-")
 
         @functools.wraps(function)
         def guarded(c: Context, *args: Any, **kwargs: Any) -> Any:
-            bound = inspect.signature(function).bind(c, *args, **kwargs)
+            bound = signature.bind(c, *args, **kwargs)
             defaults = {key: parameter.default for key, parameter in parameters.items()}
             given = {k: v for k, v in list(bound.arguments.items())[1:] if v != defaults[k]}
             full_name = getattr(task, "full_name", task_name)
+            if "gateway" not in own:
+                kwargs.pop("gateway", None)
             token = _current.set(Call(full_name, given, extra))
             try:
                 with guard(full_name):
@@ -108,6 +117,8 @@ def step(
             finally:
                 _current.reset(token)
 
+        # Invoke makes the flags of this.
+        guarded.__signature__ = signature  # type: ignore[attr-defined]
         task = StepTask(
             guarded,
             name=name,
@@ -142,12 +153,15 @@ def guard(name: str) -> Iterator[None]:
 
 
 def settings_of(c: Context) -> Settings:
-    """Read the settings from Invoke's configuration.
+    """Read the settings from Invoke's configuration, and ``--gateway`` of the task that is running.
 
     Raises SettingsError.
     """
+    call = _current.get(None)
     root = getattr(c.config, "_project_prefix", None)
     values = dict(c.config["roomful"].items()) if "roomful" in c.config else {}
+    if call and "gateway" in call.given:
+        values["gateway"] = call.given["gateway"]
     return Settings.from_mapping(values, root=Path(root) if root else Path.cwd())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from invoke import Collection, Context, Exit, Program
 
-from fabfile._step import current_call, guard, name_tasks, step
+from fabfile._step import current_call, guard, name_tasks, settings_of, step
 from roomful.errors import InputError, RoomfulError
 
 Run = Callable[..., tuple[int, list[tuple[Any, ...]], str]]
@@ -34,6 +34,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         """Filter."""
         calls.append(("filter", hosts))
 
+    @step()
+    def reach(c: Context, hosts: str = "", count: int = 1) -> None:
+        """Reach."""
+        calls.append((settings_of(c).gateway, current_call().line(hosts="left")))
+
     @step(extra="ids")
     def fails(c: Context, ids: list[str], hosts: str = "", force: bool = False) -> None:
         """Fail."""
@@ -43,7 +48,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             raise KeyboardInterrupt
         raise RoomfulError("no luck", where=current_call().line(hosts="left"))
 
-    collection = Collection(create_folders, deploy, filter_hosts, fails)
+    collection = Collection(create_folders, deploy, filter_hosts, reach, fails)
     name_tasks(collection)
     monkeypatch.setattr(sys, "exit", lambda code=0: (_ for _ in ()).throw(SystemExit(code)))
 
@@ -91,6 +96,13 @@ def test_a_mistyped_command_line_does_nothing_and_exits_with_2(run: Run, words: 
     assert (code, calls) == (2, [])
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_every_task_with_hosts_takes_a_gateway(run: Run) -> None:
+    assert run("reach", "--hosts", "n7")[1] == [("", "inv reach --hosts=left")]
+    _, calls, _ = run("reach", "--gateway", "front", "--hosts=a", "filter", "--hosts=b", "--gateway=other", "reach")
+    again = "inv reach --hosts=left --gateway=front"
+    assert calls == [("front", again), ("filter", "b"), ("", "inv reach --hosts=left")]
 
 
 def test_bad_input_is_one_line_and_code_2(run: Run) -> None:
