@@ -9,8 +9,10 @@ import functools
 import getpass
 import glob
 import io
+import os
 import re
 import shlex
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,18 +123,41 @@ def _lines(path: Path, depth: int) -> Iterator[str]:
                 yield "\n"
 
 
+class _Agent(paramiko.Agent):
+    """The running ssh-agent. All hosts' threads share its one connection, so a question waits for the one before."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()
+        super().__init__()
+
+    def _send_message(self, msg: Any) -> Any:
+        with self._turn:
+            return super()._send_message(msg)  # type: ignore[misc]  # not in paramiko's types
+
+
 def identities(files: tuple[Path, ...]) -> tuple[Identity, ...]:
-    """Load the private keys that need no passphrase; if none does, those of the running ssh-agent."""
+    """Load the private keys that need no passphrase; if one does, or there is none, also those of the ssh-agent."""
     found: list[Identity] = []
+    locked = False
     for file in files:
         try:
             found.append(Identity(str(file), paramiko.PKey.from_path(file)))
         except (OSError, ValueError, TypeError, paramiko.SSHException):
             # Not there, encrypted, or of a type paramiko does not know: the next one may do.
-            continue
-    if not found:
-        found = [Identity(f"agent: {key.comment}", key) for key in paramiko.Agent().get_keys()]
+            locked = locked or os.path.exists(file)
+    if locked or not found:
+        wanted = {public_key(file) for file in files}
+        keys = sorted(_Agent().get_keys(), key=lambda key: f"{key.get_name()} {key.get_base64()}" not in wanted)
+        found += [Identity(f"agent: {key.comment}", key) for key in keys]
     return tuple(found)
 
 
-__all__ = ["Endpoint", "Identity", "endpoint_of", "identities"]
+def public_key(file: Path) -> str:
+    """Return the public half of a private key's file as ``TYPE BASE64``; "" where it lies not beside it."""
+    try:
+        return " ".join(file.with_name(f"{file.name}.pub").read_text(encoding="utf-8").split()[:2])
+    except (OSError, ValueError):
+        return ""
+
+
+__all__ = ["Endpoint", "Identity", "endpoint_of", "identities", "public_key"]

@@ -32,6 +32,22 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
+class PresentedKey:
+    """The key that a host presents, under its name in known_hosts, and what the files say of it, on which line."""
+
+    name: str
+    key_type: str
+    key: bytes
+    verdict: Verdict
+    where: str = ""
+
+    @property
+    def shown(self) -> str:
+        """The key's type and fingerprint, as OpenSSH prints them."""
+        return f"{self.key_type} {fingerprint(self.key)}"
+
+
+@dataclass(frozen=True)
 class Line:
     """One key line: the name patterns before it, its type and its key (base64)."""
 
@@ -130,6 +146,11 @@ class KnownHosts:
             if line.key_type == key_type:
                 return Verdict.CHANGED, line
         return (Verdict.OTHER_TYPE, mine[0]) if mine else (Verdict.UNKNOWN, None)
+
+    def judge(self, name: str, key_type: str, key: bytes) -> PresentedKey:
+        """Return the key that the host ``name`` presents together with the verdict on it."""
+        verdict, line = self.check(name, key_type, key)
+        return PresentedKey(name, key_type, key, verdict, line.where if line else "")
 
     def types_of(self, name: str) -> tuple[str, ...]:
         """Return the key types by which the host ``name`` is known."""

@@ -8,6 +8,7 @@ ones never hold a thread, key exchanges are bounded, and each host ends in one n
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import queue
 import resource
@@ -25,8 +26,9 @@ import paramiko
 from roomful.dialer import Dialer
 from roomful.endpoint import Endpoint, Identity, endpoint_of, identities
 from roomful.hosts import Host
-from roomful.known_hosts import KnownHosts, Verdict, fingerprint, host_pattern
+from roomful.known_hosts import KnownHosts, PresentedKey, Verdict, host_pattern
 from roomful.outcome import UNREACHABLE_REASONS, HostFailure, Outcome, Outcomes
+from roomful.secret import Secret
 from roomful.settings import Settings
 
 T = TypeVar("T")
@@ -61,8 +63,9 @@ class Completed:
 class Shared:
     """What all connections of one fan-out have in common, loaded once."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, password: Secret | None = None) -> None:
         self.settings = settings
+        self.password = password
         self.config = fabric.Config(lazy=True, overrides={"run": {"hide": True, "in_stream": False}})
         self.handshakes = threading.BoundedSemaphore(max(1, int(settings.handshakes)))
         self._known_hosts: dict[tuple[Any, ...], KnownHosts] = {}
@@ -122,27 +125,48 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         """
         if self.is_connected:
             return
-        assert self.endpoint is not None
         with self._shared.handshakes:
-            key_types: tuple[str, ...] = ()
-            for _ in range(2):
-                sock = self._socket or _dial_one(self.endpoint, self.settings)
-                self._socket = None
-                transport = self._exchange(sock, key_types)
-                try:
-                    key_types = self._check_key(transport)
-                    if not key_types:
-                        self._log_in(transport)
-                        # The one private name we need: SSHClient has no public way to take a Transport.
-                        self.client._transport = transport
-                        self.transport = transport
-                        return
-                except BaseException:
-                    transport.close()
-                    raise
-                # Known by a key of another type than the one presented: ask for that type, once.
+            transport, presented = self._meet()
+            try:
+                self._admit(presented)
+                self._log_in(transport)
+            except BaseException:
                 transport.close()
-            raise HostFailure("host-key", "the server does not offer a key of the type that known_hosts has")
+                raise
+            # The one private name we need: SSHClient has no public way to take a Transport.
+            self.client._transport = transport
+            self.transport = transport
+
+    def present_key(self) -> PresentedKey:
+        """Exchange keys with the host without logging in, and judge the key that it presents."""
+        with self._shared.handshakes:
+            transport, presented = self._meet()
+            transport.close()
+            return presented
+
+    def remember_key(self, presented: PresentedKey) -> None:
+        """Add a key that was unknown to known_hosts."""
+        assert self.endpoint is not None
+        known = self._shared.known_hosts(self.endpoint)
+        known.remember(presented.name, presented.key_type, presented.key)
+
+    def _meet(self) -> tuple[paramiko.Transport, PresentedKey]:
+        assert self.endpoint is not None
+        name = host_pattern(self.endpoint.key_name, self.endpoint.port)
+        known = self._shared.known_hosts(self.endpoint)
+        key_types: tuple[str, ...] = ()
+        for _ in range(2):
+            sock = self._socket or _dial_one(self.endpoint, self.settings)
+            self._socket = None
+            transport = self._exchange(sock, key_types)
+            key = transport.get_remote_server_key()
+            presented = known.judge(name, key.get_name(), key.asbytes())
+            if presented.verdict is not Verdict.OTHER_TYPE:
+                return transport, presented
+            # Known by a key of another type than the one presented: ask for that type, once.
+            key_types = known.types_of(name)
+            transport.close()
+        raise HostFailure("host-key", "the server does not offer a key of the type that known_hosts has")
 
     def _exchange(self, sock: socket, key_types: Sequence[str]) -> paramiko.Transport:
         with contextlib.suppress(OSError):
@@ -176,44 +200,34 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
             raise HostFailure("timeout", f"no end of the key exchange within {timeout:g} s")
         return transport
 
-    def _check_key(self, transport: paramiko.Transport) -> tuple[str, ...]:
-        """Accept the host's key, or return the key types to ask for instead; raises HostFailure."""
-        assert self.endpoint is not None
-        key = transport.get_remote_server_key()
-        name = host_pattern(self.endpoint.key_name, self.endpoint.port)
-        known = self._shared.known_hosts(self.endpoint)
-        verdict, line = known.check(name, key.get_name(), key.asbytes())
-        shown = f"{key.get_name()} {fingerprint(key.asbytes())}"
-        if verdict is Verdict.KNOWN:
-            return ()
-        if verdict is Verdict.OTHER_TYPE:
-            return known.types_of(name)
-        if verdict is Verdict.UNKNOWN:
-            if self.settings.accept_new_host_keys:
-                known.remember(name, key.get_name(), key.asbytes())
-                return ()
-            raise HostFailure("host-key", f"unknown key {shown}; if it is right: --accept-new-host-keys")
-        where = line.where if line else ""
-        raise HostFailure("host-key", f"{verdict.value} key {shown} (known_hosts: {where}); nothing was sent")
+    def _admit(self, presented: PresentedKey) -> None:
+        if presented.verdict is Verdict.KNOWN:
+            return
+        if presented.verdict is not Verdict.UNKNOWN:
+            what = f"{presented.verdict.value} key {presented.shown} (known_hosts: {presented.where})"
+            raise HostFailure("host-key", f"{what}; nothing was sent")
+        if not self.settings.accept_new_host_keys:
+            raise HostFailure("host-key", f"unknown key {presented.shown}; if it is right: --accept-new-host-keys")
+        self.remember_key(presented)
 
     def _log_in(self, transport: paramiko.Transport) -> None:
         assert self.endpoint is not None
-        tried = 0
+        user, password = self.endpoint.user, self._shared.password
+        refusal = HostFailure("auth", "no private key found; make one with: inv authorize")
         for identity in self._shared.identities(self.endpoint):
-            tried += 1
-            try:
-                transport.auth_publickey(self.endpoint.user, identity.key)
+            answer = _refusal(transport, user, functools.partial(transport.auth_publickey, user, identity.key))
+            if answer is None:
                 return
-            except paramiko.BadAuthenticationType as error:
-                raise HostFailure("auth", f"the server only takes {', '.join(error.allowed_types)}") from error
-            except paramiko.AuthenticationException as error:
-                if not transport.is_active():
-                    raise HostFailure("auth", f"{self.endpoint.user}: {error}") from error
-            except paramiko.SSHException as error:
-                raise _classified(error) from error
-        if not tried:
-            raise HostFailure("auth", "no private key found; make one with: ssh-keygen")
-        raise HostFailure("auth", f"{self.endpoint.user}: the server refuses our key")
+            refusal = answer
+            if not transport.is_active():
+                raise refusal
+        if password is not None:
+            answer = _refusal(transport, user, lambda: transport.auth_password(user, password.reveal()))
+            if answer is None:
+                return
+            only = answer.detail.startswith("the server only takes")
+            refusal = answer if only else HostFailure("auth", f"{user}: the server refuses the password")
+        raise refusal
 
     def execute(
         self,
@@ -302,8 +316,8 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
 class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyped
     """Fabric's ThreadingGroup with our scheduling: threads start as hosts answer, outcomes come as they happen."""
 
-    def __init__(self, hosts: Sequence[Host], settings: Settings) -> None:
-        self.shared = Shared(settings)
+    def __init__(self, hosts: Sequence[Host], settings: Settings, password: Secret | None = None) -> None:
+        self.shared = Shared(settings, password)
         self.settings = settings
         super().__init__()
         self.extend(HostConnection(host, self.shared) for host in hosts)
@@ -325,9 +339,11 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
         work: Work[T],
         on_outcome: Callable[[Outcome[T]], None] | None = None,
         on_interrupt: Callable[[Sequence[Host]], None] | None = None,
+        log_in: bool = True,
     ) -> Outcomes[T]:
         """Do ``work`` on every host; returns the outcomes in the order of the hosts.
 
+        Without ``log_in`` the connection that ``work`` gets is dialled, and its keys are not exchanged yet.
         ``on_outcome`` is called in this thread for each outcome as it happens. The first KeyboardInterrupt calls
         ``on_interrupt`` with the hosts that are pending, the next one (or the first without it) ends the work on
         them; their outcome is ``interrupted``.
@@ -340,7 +356,7 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
 
         def worker(index: int) -> None:
             with slots:
-                done.put((index, _attempt(self[index], work, start)))
+                done.put((index, _attempt(self[index], work, start, log_in)))
 
         def ready(index: int, answer: socket | HostFailure) -> None:
             if isinstance(answer, HostFailure):
@@ -415,9 +431,10 @@ def failure_of(code: int, output: bytes) -> HostFailure:
     return HostFailure(f"signal {code - 128}" if 128 < code < 160 else f"exit {code}", detail)
 
 
-def _attempt(connection: HostConnection, work: Work[T], start: float) -> Outcome[T]:
+def _attempt(connection: HostConnection, work: Work[T], start: float, log_in: bool) -> Outcome[T]:
     try:
-        connection.open()
+        if log_in:
+            connection.open()
         value = work(connection)
         return Outcome(connection.entry, "ok", value=value, seconds=time.monotonic() - start)
     except HostFailure as failure:
@@ -446,6 +463,23 @@ def _classified(error: Exception) -> HostFailure:
     if isinstance(error, EOFError):
         text = "the server closed the connection during the key exchange"
     return HostFailure("protocol", text)
+
+
+def _refusal(transport: paramiko.Transport, user: str, log_in: Callable[[], object]) -> HostFailure | None:
+    """Try a way to log in; return why the server refuses it, None if it lets us in. Raises what ends the matter."""
+    try:
+        log_in()
+        return None
+    except paramiko.BadAuthenticationType as error:
+        return HostFailure("auth", f"the server only takes {', '.join(error.allowed_types)}")
+    except paramiko.AuthenticationException as error:
+        if "timeout" in str(error).lower():
+            seconds = transport.auth_timeout
+            raise HostFailure("timeout", f"the server does not finish the login within {seconds:g} s") from error
+        detail = "the server refuses our key" if transport.is_active() else str(error)
+        return HostFailure("auth", f"{user}: {detail}")
+    except paramiko.SSHException as error:
+        raise _classified(error) from error
 
 
 def _dial_one(endpoint: Endpoint, settings: Settings) -> socket:
