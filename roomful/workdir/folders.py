@@ -21,12 +21,7 @@ def make_folders(request: dict[str, Any]) -> dict[str, Any]:
     for path in paths:
         missing += [folder for folder in above(path) if folder not in missing and not os.path.isdir(folder)]
     for folder in missing:
-        try:
-            os.mkdir(folder, 0o777 if mode is None else 0o700)
-        except FileExistsError:
-            # Another host of the same disk was quicker.
-            if not os.path.isdir(folder):
-                raise
+        make(folder, 0o777 if mode is None else 0o700)
     if mode is not None:
         # The innermost first: the mode may close the folder to ourselves.
         ours = [folder for folder in missing if folder != workdir and folder.startswith(os.path.join(workdir, b""))]
@@ -37,6 +32,15 @@ def make_folders(request: dict[str, Any]) -> dict[str, Any]:
         "created": [text(os.path.relpath(path, workdir)) for path in paths if path not in existed],
         "existed": [text(os.path.relpath(path, workdir)) for path in existed],
     }
+
+
+def make(folder: bytes, mode: int) -> None:
+    try:
+        os.mkdir(folder, mode)
+    except FileExistsError:
+        # Another host of the same disk was quicker.
+        if not os.path.isdir(folder):
+            raise
 
 
 def above(path: bytes) -> list[bytes]:

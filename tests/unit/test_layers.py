@@ -64,11 +64,12 @@ def test_the_agent_imports_only_itself_the_standard_library_and_redis() -> None:
     assert violations("roomful/agent", allowed) == []
 
 
-def test_programs_for_other_hosts_import_only_themselves_and_the_standard_library() -> None:
+@pytest.mark.parametrize("package", ["remote", "workdir"])
+def test_programs_for_other_hosts_import_only_themselves_and_the_standard_library(package: str) -> None:
     def allowed(name: str, path: Path) -> bool:
-        return within(name, "roomful.remote") or name.split(".")[0] in sys.stdlib_module_names
+        return within(name, f"roomful.{package}") or name.split(".")[0] in sys.stdlib_module_names
 
-    assert violations("roomful/remote", allowed) == []
+    assert violations(f"roomful/{package}", allowed) == []
 
 
 def test_the_library_imports_no_task_module() -> None:
