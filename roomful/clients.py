@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
-import queue as queues
-import secrets
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roomful.agent.private import SOCKET_PATH_BYTES
-from roomful.bundle import build_bundle
+from roomful.bundle import Bundle, build_bundle
+from roomful.client_links import Unlinker, check_length, link_record, run_directory
 from roomful.errors import InputError, RoomfulError
 from roomful.hosts import Host
-from roomful.openssh import NETNS_DIRECTORY, ssh_options
-from roomful.outcome import HostFailure, Outcome, Outcomes
+from roomful.outcome import HostFailure, Outcomes
 from roomful.queue import Queue
-from roomful.server import Access, Server
+from roomful.server import Server
 from roomful.settings import Settings
 from roomful.shipping import Absent, Landing, ship_agent
 from roomful.ssh import HostConnection, fan_out
-from roomful.state import ProjectState, private_directory
+from roomful.state import private_directory
 
 #: An agent must have registered this many seconds after it was started.
 REGISTER_SECONDS = 20.0
@@ -33,11 +28,6 @@ REGISTER_SECONDS = 20.0
 POLL_SECONDS = 0.1
 #: Seconds that an agent has to give its tasks back before it is killed.
 STOP_SECONDS = 30.0
-#: Longest part of a folder's name that a host gives: the socket in it must stay within the kernel's limit.
-KEY_LENGTH = 20
-#: Longest name of a socket in a client's folder.
-LONGEST_SOCKET = "/link-00000000.sock"
-
 #: Called with the number of hosts that are done, the number of all, and a note.
 Report = Callable[[int, int, str], None]
 
@@ -73,18 +63,6 @@ class Stopped:
     kept: int = 0
 
 
-def run_directory(host: Host, settings: Settings) -> str:
-    """Return the client's folder for sockets, agent and spool; ``{uid}`` stands for the account's number there.
-
-    The host is in its name: hosts may share the file system that it is on.
-    """
-    key = host.key
-    if len(key) > KEY_LENGTH:
-        key = f"{key[: KEY_LENGTH - 9]}-{hashlib.sha256(host.label.encode()).hexdigest()[:8]}"
-    base = settings.client_directory or f"/tmp/roomful-{{uid}}/{ProjectState(settings).cluster_name}"
-    return f"{base.rstrip('/')}/{key}"
-
-
 def start_clients(
     hosts: Sequence[Host],
     settings: Settings,
@@ -111,8 +89,7 @@ def start_clients(
         def work(connection: HostConnection) -> Agent:
             host = connection.entry
             landing = ship_agent(connection, run_directory(host, settings), bundle)
-            if len(landing.directory + LONGEST_SOCKET) > SOCKET_PATH_BYTES:
-                raise HostFailure("error", f"set roomful.client_directory to a shorter path than {landing.directory}")
+            check_length(landing)
             config = {
                 "cluster": cluster,
                 "host": host.label,
@@ -158,7 +135,7 @@ def stop_clients(
         with server.queue() as queue:
             _drain(queue, labels, report)
     tell = _Counter(len(hosts), report)
-    with _Unlinker(server) as unlinker:
+    with Unlinker(server) as unlinker:
 
         def work(connection: HostConnection) -> Stopped:
             label = connection.entry.label
@@ -189,33 +166,6 @@ def stop_clients(
         if drain:
             queue.drain(labels, resume=True)
     return outcomes
-
-
-def link_record(connection: HostConnection, settings: Settings, landing: Landing, access: Access) -> dict[str, Any]:
-    """Return what the keeper needs for its link to this host (see ``keeper_link.link_argv``)."""
-    host = connection.entry
-    record: dict[str, Any] = {"directory": landing.directory, "generation": secrets.token_hex(8)}
-    if not access.on:
-        # Always with the way into a lab's network, even if this process is in there: the keeper may not be.
-        prefix = ["nsenter", f"--net={NETNS_DIRECTORY / host.netns}", "--"] if host.netns else []
-        return {**record, "ssh": [*prefix, "ssh", *ssh_options(host, settings)], "name": host.name}
-    # Another machine with its own ~/.ssh: it gets the address as we know it, and the key that we have checked.
-    endpoint = connection.endpoint
-    assert endpoint is not None
-    key = connection.transport.get_remote_server_key()
-    alias = f"roomful-{host.key}"
-    known_hosts = f"{access.directory}/known_hosts"
-    plain = Host(endpoint.host, endpoint.user, endpoint.port)
-    own = settings.replace(ssh_config="/dev/null/none", identity_file="", user="", accept_new_host_keys=False)
-    words = [
-        "ssh",
-        "-o",
-        f"UserKnownHostsFile={known_hosts}",
-        "-o",
-        f"HostKeyAlias={alias}",
-        *ssh_options(plain, own),
-    ]
-    return {**record, "ssh": words, "name": endpoint.host, "host_key": f"{alias} {key.get_name()} {key.get_base64()}"}
 
 
 def _ask(connection: HostConnection, landing: Landing, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +212,7 @@ def _await_registration(queue: Queue, outcomes: Outcomes[Agent], tell: _Counter)
 
 
 def _with_reasons(
-    outcomes: Outcomes[Agent], silent: Sequence[Host], settings: Settings, bundle: Any, server: Server
+    outcomes: Outcomes[Agent], silent: Sequence[Host], settings: Settings, bundle: Bundle, server: Server
 ) -> Outcomes[Agent]:
     """Add to the hosts that did not register how their link is and what their agent logged last."""
 
@@ -322,56 +272,3 @@ class _Counter:
     def failed(self) -> None:
         self._failed += 1
         self.done()
-
-
-class _Unlinker:
-    """Takes clients out of the keeper's record, all that are ready at a time: for a remote server each is a trip."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        self._requests: queues.SimpleQueue[tuple[str, threading.Event] | None] = queues.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="unlinker")
-        self._error: RoomfulError | None = None
-
-    def __enter__(self) -> _Unlinker:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._requests.put(None)
-        self._thread.join()
-        if self._error:
-            raise self._error
-
-    def remove(self, label: str) -> None:
-        """Return when the keeper has been told to drop its link to this client."""
-        event = threading.Event()
-        self._requests.put((label, event))
-        event.wait(60.0)
-
-    def _run(self) -> None:
-        for batch in self._batches():
-            try:
-                self._server.change_clients(remove=[label for label, _ in batch])
-            except RoomfulError as error:
-                self._error = error
-            for _, event in batch:
-                event.set()
-
-    def _batches(self) -> Iterator[list[tuple[str, threading.Event]]]:
-        while (first := self._requests.get()) is not None:
-            batch = [first]
-            ended = False
-            with contextlib.suppress(queues.Empty):
-                while True:
-                    item = self._requests.get_nowait()
-                    if item is None:
-                        ended = True
-                        break
-                    batch.append(item)
-            yield batch
-            if ended:
-                return
-
-
-__all__ = ["Agent", "Outcome", "Stopped", "link_record", "run_directory", "start_clients", "stop_clients"]

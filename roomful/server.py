@@ -9,32 +9,25 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
-import shlex
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from roomful.agent import private
-from roomful.agent.keeper_link import escaped
 from roomful.agent.server import handle
-from roomful.agent.valkey import passwords_in, ping
+from roomful.agent.valkey import passwords_in
 from roomful.bundle import build_bundle
 from roomful.errors import InputError, ServerError
 from roomful.hosts import Host, resolve
-from roomful.openssh import ssh_argv
 from roomful.outcome import HostFailure
 from roomful.queue import Queue
+from roomful.server_access import START_IT, Access, tunnel
 from roomful.settings import Settings
 from roomful.shipping import Landing, bundled_valkey, ship_agent
 from roomful.state import ProjectState, private_directory
 
 STATE_VERSION = 1
-START_IT = "start it with: inv start-server"
 #: The keeper's settings, as they were when the server was started.
 KEEPER_SETTINGS = ("heartbeat_seconds", "lease_seconds", "agent_silence_seconds")
 
@@ -80,29 +73,6 @@ class Stopped:
     directory: str
     #: Size of the data that stays.
     data_bytes: int
-
-
-@dataclass(frozen=True)
-class Access:
-    """A way to Valkey."""
-
-    #: The Unix socket here; where the server is on a host, a forwarded one.
-    socket: str
-    #: The server's folder, on its machine.
-    directory: str
-    #: Label of the server's host, empty for this machine.
-    on: str
-    #: Password of each ACL user.
-    passwords: Mapping[str, str] = field(repr=False)
-
-    @contextlib.contextmanager
-    def queue(self, cluster: str) -> Iterator[Queue]:
-        """Connect to the queue; raises ServerError."""
-        password = self.passwords["controller"]
-        if ping(self.socket, "controller", password, timeout=10.0) == "down":
-            raise ServerError("the server does not run", where=self.on, fix=START_IT)
-        with Queue.connect(self.socket, cluster, username="controller", password=password) as queue:
-            yield queue
 
 
 class Server:
@@ -201,7 +171,7 @@ class Server:
         known = self.state.read("server", STATE_VERSION)
         if known is None or known["on"] != self.where:
             raise ServerError("the server does not run", where=self.where, fix=START_IT)
-        with _tunnel(self.host, self.settings, known) as access:
+        with tunnel(self.host, self.settings, known) as access:
             yield access
 
     def _ask(self, verb: str, **more: Any) -> dict[str, Any]:
@@ -301,57 +271,3 @@ def _checked(reply: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _valkey_for(landing: Landing) -> Path | None:
     return bundled_valkey(landing.machine)
-
-
-@contextlib.contextmanager
-def _tunnel(host: Host, settings: Settings, known: Mapping[str, Any]) -> Iterator[Access]:
-    """Forward a Unix socket here to the server's, by one OpenSSH child that lives as long as the block."""
-    socket, directory = str(known["socket"]), str(known["directory"])
-    folder = Path(tempfile.mkdtemp(prefix="roomful-"))
-    local = folder / "queue.sock"
-    try:
-        if len(os.fsencode(local)) > private.SOCKET_PATH_BYTES:
-            raise ServerError(
-                "the folder for temporary files has too long a name", where=str(folder), fix="set TMPDIR"
-            )
-        remote = shlex.join(["python3", "-I", "-S", str(known["zipapp"]), "server", "access", directory])
-        options = (
-            "-o",
-            "ExitOnForwardFailure=yes",
-            "-o",
-            "StreamLocalBindMask=0177",
-            "-L",
-            f"{local}:{escaped(socket)}",
-        )
-        child = subprocess.Popen(
-            ssh_argv(host, settings, *options, command=[remote]),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        try:
-            assert child.stdout is not None
-            line = child.stdout.readline()
-            if not line:
-                _, noise = child.communicate()
-                raise ServerError("cannot reach the server", where=host.label, why=_last_line(noise), fix=START_IT)
-            yield Access(str(local), directory, host.label, json.loads(line)["passwords"])
-        finally:
-            _end(child)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    child.terminate()
-    try:
-        child.communicate(timeout=5)
-    except subprocess.TimeoutExpired:
-        child.kill()
-        child.communicate()
-
-
-def _last_line(noise: bytes) -> str:
-    lines: Sequence[str] = noise.decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else ""

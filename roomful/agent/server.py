@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
-import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +22,6 @@ from roomful.agent.acl import acl_rules
 from roomful.agent.keeper_link import valid_record
 from roomful.agent.private import (
     NETWORK_FILE_SYSTEMS,
-    SOCKET_PATH_BYTES,
     Lock,
     Refusal,
     daemon_environment,
@@ -36,54 +32,22 @@ from roomful.agent.private import (
     write_atomically,
     write_json,
 )
+from roomful.agent.server_folder import (
+    directory_of,
+    forget,
+    keep_zipapp,
+    last_lines,
+    link_tool,
+    size_of,
+    socket_path_in,
+)
 from roomful.agent.valkey import acl_file, configuration, find_program, passwords_in
 
 VERSION = 1
 #: Reading back a large append-only file takes time: about 1 s for a million tasks.
 START_SECONDS = 300.0
 STOP_SECONDS = 90.0
-#: What a start makes in the folder; nothing else is ever removed from it.
-OWN_FILES = (
-    "clients.json",
-    "clients.lock",
-    "keeper.log",
-    "keeper.log.1",
-    "known_hosts",
-    "links.json",
-    "lock",
-    "output.log",
-    "passwords.json",
-    "server.json",
-    "start.lock",
-    "status.json",
-    "supervisor.log",
-    "supervisor.log.1",
-    "users.acl",
-    "valkey.conf",
-    "valkey.log",
-    "valkey.log.1",
-    "valkey.sock",
-)
-OWN_FOLDERS = ("bin", "data")
-OWN_PATTERNS = ("roomful-*.pyz", ".*.json.*", ".users.acl.*", ".valkey.conf.*", "temp-*")
-
 Reply = Dict[str, Any]
-
-
-def default_directory(cluster: str) -> Path:
-    """Return the folder of the queue's data: on local disk, and kept over a reboot."""
-    return Path(f"/var/tmp/roomful-{os.getuid()}") / cluster
-
-
-def directory_of(request: Mapping[str, Any]) -> Path:
-    """Return the folder that a request is about.
-
-    Raises Refusal for a cluster name that is no file name.
-    """
-    cluster = str(request["cluster"])
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,40}", cluster):
-        raise Refusal(f"bad cluster name {cluster!r}")
-    return Path(request.get("directory") or default_directory(cluster))
 
 
 def start(request: Mapping[str, Any]) -> Reply:
@@ -98,12 +62,11 @@ def start(request: Mapping[str, Any]) -> Reply:
         fix = "set roomful.server_directory to a folder on a local disk"
         raise Refusal(f"the queue's data cannot be kept on {on}", where=str(directory), fix=fix)
     with locked(directory / "start.lock", wait=START_SECONDS):
+        if _orphaned(directory):
+            # Its supervisor was killed: Valkey is about to end, and starts again below.
+            _stop(directory)
         already = Lock(directory / "lock").owner() is not None
-        if not already:
-            process = _launch(directory, request)
-            _wait_until_ready(directory, process)
-        else:
-            _wait_until_ready(directory, None)
+        _wait_until_ready(directory, None if already else _launch(directory, request))
         reply = status(request)
         outdated = reply["zipapp"] != Path(request["zipapp"]).name
         return {**reply, "already": already, "outdated": outdated}
@@ -113,15 +76,15 @@ def _launch(directory: Path, request: Mapping[str, Any]) -> subprocess.Popen[byt
     program = find_program([*request.get("candidates", ()), *map(str, sorted(directory.glob("bin/valkey-server*")))])
     private_directory(directory / "data")
     private_directory(directory / "bin")
-    socket_path = _socket_path(directory, str(request["cluster"]))
+    socket_path = socket_path_in(directory, str(request["cluster"]))
     with contextlib.suppress(FileNotFoundError):
         os.unlink(socket_path)
-    zipapp = _keep_zipapp(directory, Path(request["zipapp"]))
+    zipapp = keep_zipapp(directory, Path(request["zipapp"]))
     passwords = passwords_in(directory)
     rules = " ".join(acl_rules(str(request["cluster"])))
     write_atomically(directory / "users.acl", acl_file(passwords, rules, program).encode())
     write_atomically(directory / "valkey.conf", configuration(directory, socket_path, program).encode())
-    _link_tool(directory, program.path)
+    link_tool(directory, program.path)
     command = [sys.executable, "-I", "-S", str(zipapp)]
     plan = {
         "version": VERSION,
@@ -151,34 +114,6 @@ def _launch(directory: Path, request: Mapping[str, Any]) -> subprocess.Popen[byt
         os.close(output)
 
 
-def _socket_path(directory: Path, cluster: str) -> str:
-    path = directory / "valkey.sock"
-    if len(os.fsencode(path)) <= SOCKET_PATH_BYTES:
-        return str(path)
-    # Too long for the kernel: a short private folder instead, made from the long one's name.
-    digest = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()[:16]
-    return str(private_directory(Path(f"/tmp/roomful-{os.getuid()}") / f"{cluster[:20]}-{digest}") / "valkey.sock")
-
-
-def _keep_zipapp(directory: Path, source: Path) -> Path:
-    """Copy this program beside the data, if it is not there: it must outlive the removal of what started it."""
-    kept = directory / source.name
-    if source.resolve().parent != directory.resolve():
-        write_atomically(kept, source.read_bytes())
-    for old in directory.glob("roomful-*.pyz"):
-        if old != kept:
-            old.unlink()
-    return kept
-
-
-def _link_tool(directory: Path, program: str) -> None:
-    """Make ``bin/valkey-check-aof``: the server program is that tool when it is called so."""
-    link = directory / "bin" / "valkey-check-aof"
-    with contextlib.suppress(FileNotFoundError):
-        link.unlink()
-    link.symlink_to(program)
-
-
 def _wait_until_ready(directory: Path, process: subprocess.Popen[bytes] | None) -> None:
     deadline = time.monotonic() + START_SECONDS
     gone_since = None
@@ -195,7 +130,7 @@ def _wait_until_ready(directory: Path, process: subprocess.Popen[bytes] | None) 
         if not running:
             gone_since = gone_since or time.monotonic()
             if time.monotonic() - gone_since > 0.5:
-                text = _tail(directory / "output.log")
+                text = last_lines(directory / "output.log")
                 raise Refusal("the server ended while it started", where=str(directory), why=text, fix="try again")
         if time.monotonic() > deadline:
             fix = "it goes on: ask again with inv server-status"
@@ -222,7 +157,7 @@ def status(request: Mapping[str, Any]) -> Reply:
     directory = directory_of(request)
     plan = read_json(directory / "server.json") or {}
     state = read_json(directory / "status.json") or {}
-    running = Lock(directory / "lock").owner() is not None if directory.is_dir() else False
+    running = Lock(directory / "lock").owner() is not None and not _orphaned(directory)
     reply: Reply = {
         "running": running,
         "state": state.get("state", "starting") if running else "stopped",
@@ -230,7 +165,7 @@ def status(request: Mapping[str, Any]) -> Reply:
         "socket": plan.get("socket", ""),
         "program": plan.get("program_version", ""),
         "zipapp": Path(plan["command"][-1]).name if plan.get("command") else "",
-        "data_bytes": _size(directory / "data"),
+        "data_bytes": size_of(directory / "data"),
     }
     if not running:
         return reply
@@ -295,15 +230,6 @@ def _ask_valkey(socket_path: str, password: str) -> Reply:
     }
 
 
-def _size(directory: Path) -> int:
-    total = 0
-    for folder, _, names in os.walk(directory):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(folder, name)).st_size
-    return total
-
-
 def stop(request: Mapping[str, Any]) -> Reply:
     """Stop the server in order; with ``forget`` remove its data too."""
     directory = directory_of(request)
@@ -311,9 +237,9 @@ def stop(request: Mapping[str, Any]) -> Reply:
         return {"stopped": False, "forgotten": False, "directory": str(directory), "data_bytes": 0}
     with locked(directory / "start.lock", wait=STOP_SECONDS):
         stopped = _stop(directory)
-        size = _size(directory / "data")
+        size = size_of(directory / "data")
         if request.get("forget"):
-            _forget(directory)
+            forget(directory)
     forgotten = bool(request.get("forget"))
     return {"stopped": stopped, "forgotten": forgotten, "directory": str(directory), "data_bytes": size}
 
@@ -326,24 +252,26 @@ def _stop(directory: Path) -> bool:
         owner = lock.owner()
         if owner is None:
             return asked
-        if owner and not asked:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(owner, signal.SIGTERM)
-            asked = True
-        elif owner and not _alive(owner):
-            # The supervisor is gone and Valkey, which inherited the lock, still closes its files or is stuck.
+        if _orphaned(directory):
             _end_orphan(directory)
+            asked = True
+        elif owner and not asked:
+            os.kill(owner, signal.SIGTERM)
+            asked = True
         if time.monotonic() > deadline:
             raise Refusal(f"the server has not ended within {STOP_SECONDS:g} s", where=str(directory))
         time.sleep(0.02)
 
 
-def _alive(pid: int) -> bool:
+def _orphaned(directory: Path) -> bool:
+    """Tell whether the supervisor is gone, and Valkey, which inherited its lock, is ending or stuck."""
+    owner = Lock(directory / "lock").owner()
     try:
-        os.kill(pid, 0)
+        if owner:
+            os.kill(owner, 0)
     except ProcessLookupError:
-        return False
-    return True
+        return True
+    return False
 
 
 def _end_orphan(directory: Path) -> None:
@@ -353,31 +281,6 @@ def _end_orphan(directory: Path) -> None:
         if os.readlink(f"/proc/{pid}/cwd") == str((directory / "data").resolve()):
             os.kill(int(pid), signal.SIGTERM)  # type: ignore[arg-type]  # a TypeError is what is caught
             os.kill(int(pid), signal.SIGCONT)  # type: ignore[arg-type]
-
-
-def _forget(directory: Path) -> None:
-    socket_path = Path((read_json(directory / "server.json") or {}).get("socket") or directory / "valkey.sock")
-    for name in OWN_FOLDERS:
-        if (directory / name).is_dir() and not (directory / name).is_symlink():
-            shutil.rmtree(directory / name)
-    for path in [directory / name for name in OWN_FILES] + [p for o in OWN_PATTERNS for p in directory.glob(o)]:
-        with contextlib.suppress(FileNotFoundError, IsADirectoryError, PermissionError):
-            path.unlink()
-    with contextlib.suppress(OSError):
-        if socket_path.parent != directory:
-            socket_path.parent.rmdir()
-            socket_path.parent.parent.rmdir()
-    with contextlib.suppress(OSError):
-        directory.rmdir()
-        if directory.parent.name == f"roomful-{os.getuid()}":
-            directory.parent.rmdir()
-
-
-def _tail(path: Path, lines: int = 1) -> str:
-    try:
-        return "\n".join(path.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-lines:])
-    except OSError:
-        return ""
 
 
 VERBS: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
@@ -410,8 +313,7 @@ def main(arguments: list[str]) -> int:
     """Answer one request from standard input; with ``access DIRECTORY`` say how to log in, and stay until its end."""
     if arguments[1:2] == ["access"]:
         directory = Path(arguments[2])
-        plan = read_json(directory / "server.json") or {}
-        answer: Reply = {"socket": plan.get("socket", ""), "passwords": passwords_in(directory)}
+        answer: Reply = {"passwords": passwords_in(directory) if directory.is_dir() else {}}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
         sys.stdin.buffer.read()
