@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-#: The SSH layer: what connects, and what reads ssh_config and keys for it.
-SSH = {CHECKOUT / "roomful" / name for name in ("ssh.py", "endpoint.py")}
+#: The SSH layer: what connects, what reads ssh_config and keys for it, and what keeps one channel open.
+SSH = {CHECKOUT / "roomful" / name for name in ("ssh.py", "endpoint.py", "remote_stream.py")}
 
 
 def imported(path: Path, package: str) -> Iterator[str]:
@@ -70,6 +70,13 @@ def test_programs_for_other_hosts_import_only_themselves_and_the_standard_librar
         return within(name, f"roomful.{package}") or name.split(".")[0] in sys.stdlib_module_names
 
     assert violations(f"roomful/{package}", allowed) == []
+
+
+def test_what_is_sent_to_hosts_imports_only_itself_and_the_standard_library() -> None:
+    def allowed(name: str, path: Path) -> bool:
+        return within(name, "roomful.remote") or name.split(".")[0] in sys.stdlib_module_names
+
+    assert violations("roomful/remote", allowed) == []
 
 
 def test_the_library_imports_no_task_module() -> None:

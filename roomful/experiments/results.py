@@ -1,0 +1,177 @@
+"""What a run leaves behind: one folder with a table of all rows, and where everything comes from."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import re
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from roomful.experiments.provenance import Provenance
+from roomful.experiments.registry import Experiment
+from roomful.hosts import write_text_atomically
+
+VERSION = 1
+#: The table is written again at most so often while the run goes on, in seconds.
+WRITE_SECONDS = 5.0
+
+Status = Literal["ok", "failed", "interrupted", "skipped", "not run"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one experiment ended. ``skipped``: finished in an earlier run; ``not run``: another one failed before."""
+
+    experiment: Experiment
+    status: Status
+    detail: str = ""
+    seconds: float = 0.0
+    restarts: int = 0
+    began: str = ""
+    ended: str = ""
+
+
+def now() -> str:
+    """Return the time as ISO 8601 with the zone."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")
+
+
+class Results:
+    """The folder of one run."""
+
+    def __init__(self, parent: Path, provenance: Provenance) -> None:
+        """Make a folder of its own below ``parent``, named by the run."""
+        self.provenance = provenance
+        self.folder = _new_folder(parent, provenance.run)
+        self.rows: list[dict[str, str]] = []
+        self._lock = threading.Lock()
+        #: The experiments that wrote to each file.
+        self._files: dict[str, dict[str, None]] = {}
+        self._number = 0
+        self._written = 0.0
+        self._write_provenance()
+
+    def add_row(self, experiment: Experiment, row: Mapping[str, str], path: str | None) -> None:
+        """Take one row of a CSVGenerator, and the file that it goes to."""
+        params = {name: str(value) for name, value in experiment.params.items()}
+        line = {"experiment": experiment.name, "file": experiment.registration.group}
+        line["repetition"] = str(experiment.repetition)
+        line |= params
+        for name, value in row.items():
+            # A command may print a column of the same name as a parameter, or one of ours.
+            line[name if line.get(name, value) == value else f"row.{name}"] = value
+        with self._lock:
+            self.rows.append(line)
+            if path is None:
+                return
+            file = os.path.abspath(path)
+            new = file not in self._files
+            self._files.setdefault(file, {})[experiment.name] = None
+        if new:
+            self._write_beside(file)
+
+    def add(self, result: Result, machines: Mapping[str, Any]) -> None:
+        """Write where one experiment's results come from, next to the table."""
+        experiment = result.experiment
+        with self._lock:
+            self._number += 1
+            number = self._number
+        document = {
+            "version": VERSION,
+            "run": self.provenance.run,
+            "experiment": experiment.name,
+            "file": experiment.registration.file,
+            "params": experiment.params,
+            "repetition": experiment.repetition,
+            "seed": self.provenance.seed,
+            "command_line": self.provenance.command_line,
+            "code": dataclasses.asdict(code) if (code := self._code(experiment)) else None,
+            "status": result.status,
+            "detail": result.detail,
+            "restarts": result.restarts,
+            "began": result.began,
+            "ended": result.ended,
+            "seconds": round(result.seconds, 6),
+            "controller": self.provenance.controller,
+            "servers": machines,
+        }
+        _write_json(self.folder / f"{number:05d}-{_file_name(experiment.name)}.json", document)
+        if time.monotonic() - self._written > WRITE_SECONDS:
+            self._write_table()
+
+    def finish(self) -> None:
+        """Write everything for the last time."""
+        self.provenance = dataclasses.replace(self.provenance, ended=now())
+        self._write_table()
+        self._write_provenance()
+        for file in self._files:
+            self._write_beside(file)
+
+    def _code(self, experiment: Experiment) -> Any:
+        return self.provenance.code.get(experiment.registration.file)
+
+    def _write_table(self) -> None:
+        with self._lock:
+            rows = list(self.rows)
+        self._written = time.monotonic()
+        if not rows:
+            return
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text_atomically(self.folder / "results.csv", _writable(text.getvalue()))
+        _write_json(self.folder / "results.json", rows)
+
+    def _write_provenance(self) -> None:
+        _write_json(self.folder / "provenance.json", {"version": VERSION, **self.provenance.document()})
+
+    def _write_beside(self, file: str) -> None:
+        """Put ``FILE.provenance.json`` beside a file: one entry for each run that wrote to it."""
+        path = Path(f"{file}.provenance.json")
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            runs = [run for run in document["runs"] if run.get("run") != self.provenance.run]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            runs = []
+        with self._lock:
+            names = list(self._files[file])
+        runs.append({**self.provenance.document(), "results": str(self.folder), "experiments": names})
+        _write_json(path, {"version": VERSION, "file": os.path.basename(file), "runs": runs})
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(parent / name)
+
+
+def _file_name(name: str) -> str:
+    safe = re.sub(r"[^A-Za-z0-9._=-]", "_", name)
+    # Names of many parameters are longer than a file's may be.
+    return safe if len(safe) <= 150 else f"{safe[:133]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _write_json(path: Path, document: Any) -> None:
+    write_text_atomically(path, json.dumps(document, indent=1, default=str) + "\n")
+
+
+def _writable(text: str) -> str:
+    """Replace the surrogates that stand for bytes that were no UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
