@@ -123,7 +123,7 @@ def down(c: Context, name: str = "lab") -> None:
     extra="targets",
     help={
         "targets": "the hosts: lab01 lab02",
-        "how": "poweroff, cut, cut-in, cut-out, freeze, sshd, hang, disk-full, refuse-key or host-key",
+        "how": "poweroff, cut, cut-in, cut-out, freeze, sshd, hang, hang-home, disk-full, refuse-key or host-key",
         **NAME_HELP,
     },
 )

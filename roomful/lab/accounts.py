@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 from collections.abc import Iterable
 
@@ -32,9 +33,18 @@ def group(system: str) -> str:
     return _text([*lines, f"{STUDENT}:x:{STUDENT_ID}:"])
 
 
-def shadow(accounts: str) -> str:
-    """Return /etc/shadow for an /etc/passwd: nobody has a password, nobody is locked."""
-    return _text(f"{line.split(':')[0]}:{NO_PASSWORD}:19000:0:99999:7:::" for line in accounts.splitlines())
+def shadow(accounts: str, password: str = "") -> str:
+    """Return /etc/shadow for an /etc/passwd: only the student may have a password, and nobody is locked."""
+    fields = {STUDENT: hashed(password)} if password else {}
+    names = [line.split(":")[0] for line in accounts.splitlines()]
+    return _text(f"{name}:{fields.get(name, NO_PASSWORD)}:19000:0:99999:7:::" for name in names)
+
+
+def hashed(password: str) -> str:
+    """Return what shadow(5) holds of a password, as sshd's own library makes it (crypt(3); Python 3.13 has none)."""
+    crypt = ctypes.CDLL("libcrypt.so.1").crypt
+    crypt.restype = ctypes.c_char_p
+    return bytes(crypt(password.encode(), b"$6$roomfullab$")).decode()
 
 
 def hosts(lab: Lab) -> str:

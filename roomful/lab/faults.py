@@ -20,6 +20,7 @@ FAULTS = {
     "sshd": "the SSH server is killed: connections are refused, logins that are open stay",
     "hang": "connections to port 22 are taken, and never a word is said",
     "disk-full": "no byte is free on the host's disk (needs --disk)",
+    "hang-home": "the home hangs, as on a file server that is down: whoever looks into it waits",
     "refuse-key": "the lab's key is no longer let in",
     "host-key": "the host has a new host key, as after a new installation",
 }
@@ -109,6 +110,8 @@ def _break(site: _Site, how: str) -> None:
         machines.freeze(host)
     elif how == "disk-full":
         machines.fill_disk(host)
+    elif how == "hang-home":
+        machines.hang_home(host)
     elif how == "refuse-key":
         sshd.write_authorized_keys(machines.lab, host, accept=False)
     elif how == "host-key":
@@ -129,6 +132,8 @@ def _mend(site: _Site, fault: str) -> None:
         machines.thaw(host)
     elif fault == "disk-full":
         machines.free_disk(host)
+    elif fault == "hang-home":
+        machines.answer_home(host)
     elif fault == "refuse-key":
         sshd.write_authorized_keys(machines.lab, host, accept=True)
     elif fault == "host-key":

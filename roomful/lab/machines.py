@@ -75,6 +75,14 @@ class Machines(abc.ABC):
     def free_disk(self, host: LabHost) -> None:
         """Undo ``fill_disk``."""
 
+    @abc.abstractmethod
+    def hang_home(self, host: LabHost) -> None:
+        """Let the user's home hang: whoever looks into it waits."""
+
+    @abc.abstractmethod
+    def answer_home(self, host: LabHost) -> None:
+        """Undo ``hang_home``."""
+
     def init_pid(self, host: LabHost) -> int | None:
         """Return the host's init process, as the controller sees it; None where the host is off."""
         return min(processes.inits(self.lab.host_directory(host.name)), default=None)

@@ -17,8 +17,9 @@ from roomful.hosts import Host, parse_host
 
 #: A lab's name ends up in file names, in the names of a network namespace and of cgroups, and in a domain name.
 LAB_NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
-#: A Linux bridge has at most 1,023 ports; one is the controller's.
-MOST_HOSTS = 1000
+#: Each host and the controller remember each other's address, and the kernel keeps 1,024 such entries for all
+#: namespaces together (arp(7), gc_thresh3).
+MOST_HOSTS = 500
 #: More hosts than this do not fit a /24 with room for the controller.
 MOST_HOSTS_IN_24 = 250
 #: The account on the hosts of a lab with namespaces.
@@ -35,7 +36,8 @@ class LabOptions:
 
     ``rootless`` None means: namespaces for root, user-mode servers for everyone else. ``host_list`` is the file that
     the lab writes its host list to; empty: none is written. Sizes are bytes, ``cpus`` is CPUs a host,
-    ``uplink`` bits a second each way between the controller and all hosts together.
+    ``uplink`` bits a second each way between the controller and all hosts together. With a ``password`` the servers
+    also let the user in who knows it; it is this lab's own, and no secret.
     """
 
     count: int = 4
@@ -50,6 +52,7 @@ class LabOptions:
     user: str = ""
     rootless: bool | None = None
     subnet: str = ""
+    password: str = ""
     max_startups: str = MAX_STARTUPS
     host_list: str = ""
 
@@ -95,6 +98,7 @@ class LabOptions:
             "--disk": self.disk,
             "--uplink": self.uplink,
             "--shared-home": self.shared_home or None,
+            "--password": True if self.password else None,
         }
         for flag, value in namespaced.items():
             if value is None:

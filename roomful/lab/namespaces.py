@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ DISK = (
 FILLER = ".full"
 #: Mounts below these are no host's business.
 DETACHED = ("/run", "/tmp", "/var/tmp", "/home", "/root", "/mnt", "/media")
+HANG = Path(__file__).with_name("hang.py")
 CHECKOUT = Path(__file__).parents[2]
 #: How long what runs in the controller's namespace has to end before it is killed.
 TERMINATE_SECONDS = 2.0
@@ -54,7 +57,7 @@ class NamespaceMachines(Machines):
         passwd = accounts.passwd(Path("/etc/passwd").read_text())
         (common / "passwd").write_text(passwd)
         (common / "group").write_text(accounts.group(Path("/etc/group").read_text()))
-        (common / "shadow").write_text(accounts.shadow(passwd))
+        (common / "shadow").write_text(accounts.shadow(passwd, lab.options.password))
         (common / "shadow").chmod(0o640)
         (common / "resolv.conf").write_text(network.RESOLV_CONF)
         (common / "hosts").write_text(accounts.hosts(lab))
@@ -154,6 +157,34 @@ class NamespaceMachines(Machines):
         """Undo ``fill_disk``."""
         for disk in self._disks(host):
             (disk / FILLER).unlink(missing_ok=True)
+
+    def hang_home(self, host: LabHost) -> None:
+        """Put a file system that never answers over the user's home.
+
+        Raises RoomfulError where it cannot be mounted.
+        """
+        folder = self.lab.host_directory(host.name)
+        environment = {processes.MARKER: str(folder), "PATH": sshd.SYSTEM_PATH}
+        argv = [sys.executable, "-I", "-S", str(HANG), str(self.init_pid(host)), str(self._home)]
+        # It stays: a host that is switched off takes it along, as does the end of the lab.
+        helper = subprocess.Popen(
+            argv, env=environment, cwd="/", stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+        )
+        assert helper.stdout is not None
+        assert helper.stderr is not None
+        with helper.stdout, helper.stderr:
+            if helper.stdout.readline() != b"ready\n":
+                why = helper.stderr.read().decode(errors="replace").strip().rpartition("\n")[2]
+                raise RoomfulError("the home cannot be made to hang", where=host.name, why=why)
+
+    def answer_home(self, host: LabHost) -> None:
+        """Undo ``hang_home``."""
+        folder = self.lab.host_directory(host.name)
+        processes.end(lambda: processes.marked_running(folder, HANG.name), TERMINATE_SECONDS)
+
+    @property
+    def _home(self) -> Path:
+        return Path("/root") if self.lab.user == "root" else Path("/home") / STUDENT
 
     @property
     def _shared(self) -> Path:

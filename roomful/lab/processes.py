@@ -32,6 +32,19 @@ def inits(folder: Path) -> set[int]:
     return {pid for pid in marked(folder) if _runs_init(pid, folder)}
 
 
+def marked_running(folder: Path, script: str) -> set[int]:
+    """Return those of ``marked`` that run this script of the lab's."""
+    return {pid for pid in marked(folder) if _script(pid).endswith(f"/lab/{script}".encode())}
+
+
+def _script(pid: int) -> bytes:
+    """Return the script of ``interpreter -I -S SCRIPT ...``; b"" where the process runs something else."""
+    try:
+        return (Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") + [b""] * 4)[3]
+    except OSError:
+        return b""
+
+
 def _has_marker(pid: int, folder: Path) -> bool:
     exact = f"{MARKER}={folder}".encode()
     try:

@@ -90,6 +90,16 @@ class RootlessMachines(Machines):
     def free_disk(self, host: LabHost) -> None:
         """Do nothing: the disk cannot be filled."""
 
+    def hang_home(self, host: LabHost) -> None:
+        """Refuse: the host's home is a folder of this machine.
+
+        Raises InputError.
+        """
+        raise _needs_namespaces("hang-home", host)
+
+    def answer_home(self, host: LabHost) -> None:
+        """Do nothing: the home cannot hang."""
+
 
 def free_port(addresses: Sequence[str]) -> int:
     """Return a port that is free on every one of these addresses.

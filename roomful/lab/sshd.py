@@ -94,7 +94,9 @@ def public_key(path: Path) -> str:
 
 def namespace_config(lab: Lab) -> str:
     """Return sshd_config of a host with namespaces: an ordinary Debian server."""
-    return _COMMON + (
+    # sshd takes the first value that it meets.
+    password = "PasswordAuthentication yes\n" if lab.options.password else ""
+    return f"{password}{_COMMON}" + (
         f"Port {lab.port}\n"
         "AddressFamily inet\n"
         f"HostKey /etc/ssh/{HOST_KEY}\n"

@@ -35,6 +35,13 @@ def test_no_account_has_a_password_and_none_is_locked() -> None:
     assert {len(fields) for fields in shadow} == {9}
 
 
+def test_a_password_is_the_students_alone() -> None:
+    lines = accounts.shadow(accounts.passwd(SYSTEM_PASSWD), "sesame").splitlines()
+    fields = {line.split(":")[0]: line.split(":")[1] for line in lines}
+    assert fields.pop("student").startswith("$6$")
+    assert set(fields.values()) == {"*"}
+
+
 def test_every_host_knows_every_name() -> None:
     lines = accounts.hosts(make_lab()).splitlines()
     assert "10.83.7.2 lab02.demo.test lab02" in lines
