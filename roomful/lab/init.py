@@ -6,8 +6,6 @@ standard library, and little of it: 64 of these start at once. It reads ``spec.j
 ``isolate``     true: own mount, UTS, IPC, network and PID namespace, of which it becomes PID 1
 ``cgroups``     folders of cgroups to enter first
 ``hostname``    name in the UTS namespace
-``detach``      mounts strictly below these folders are dropped from the host's view
-``keep``        ... except those below this folder
 ``mounts``      ``[type, source, target, flags, data]`` in order; type "bind" for a bind mount
 ``directories`` ``[path, mode]`` made after mounting
 ``empty``       folders whose content is deleted at every start
@@ -40,13 +38,10 @@ if TYPE_CHECKING:  # typing costs 10 ms to import
     from typing import Any
 
 #: mount(2)
-MS_RDONLY = 1
 MS_REMOUNT = 32
 MS_BIND = 4096
 MS_REC = 16384
-MS_PRIVATE = 1 << 18
-#: umount2(2)
-MNT_DETACH = 2
+MS_SLAVE = 1 << 19
 #: unshare(2): mount, UTS, IPC, network, PID
 NEW_NAMESPACES = 0x00020000 | 0x04000000 | 0x08000000 | 0x40000000 | 0x20000000
 #: prctl(2): orphans below this process become its children
@@ -76,18 +71,6 @@ def mount(kind: str, source: str, target: str, flags: int, data: str) -> None:
         call("mount", source.encode(), target.encode(), kind.encode(), ctypes.c_ulong(flags), data.encode())
 
 
-def detach(below: list[str], keep: str) -> None:
-    """Drop every mount strictly below these folders but not below ``keep``, the deepest and newest first.
-
-    A copy of another lab's namespace file here would keep that network alive after its lab is gone.
-    """
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:
-        points = [line.split()[4].encode("latin-1", "replace").decode("unicode_escape") for line in table]
-    for point in reversed(points):
-        if any(point.startswith(folder + "/") for folder in below) and not (point + "/").startswith(keep + "/"):
-            libc.umount2(point.encode("utf-8", "surrogateescape"), MNT_DETACH)
-
-
 def empty(folder: str) -> None:
     """Delete what is in a folder; what a booting machine does to /tmp."""
     import shutil
@@ -107,8 +90,8 @@ def build(spec: dict[str, Any]) -> None:
         call("prctl", PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         return
     socket.sethostname(spec["hostname"])
-    call("mount", None, b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
-    detach(spec["detach"], spec["keep"])
+    # What this machine unmounts later goes here too; what is mounted here stays here.
+    call("mount", None, b"/", None, ctypes.c_ulong(MS_REC | MS_SLAVE), None)
     for entry in spec["mounts"]:
         mount(*entry)
     for path, mode in spec["directories"]:

@@ -51,10 +51,10 @@ def join_namespace(path: Path, kind: int) -> None:
         _call("setns", namespace.fileno(), kind)
 
 
-def unmount_below(folder: Path, keep: Path | None = None) -> None:
-    """Take away every mount below a folder, the newest first, but neither the folder itself nor ``keep``."""
+def unmount_below(folder: Path) -> None:
+    """Take away every mount below a folder, the newest first."""
     for point in reversed(mount_points()):
-        if point not in (folder, keep) and point.is_relative_to(folder):
+        if folder in point.parents:
             with contextlib.suppress(OSError):
                 unmount(point)
 

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import pwd
 import shutil
+import sys
 from pathlib import Path
 
 from roomful.errors import InputError, RoomfulError
@@ -27,6 +28,8 @@ def up(options: LabOptions, progress: Progress | None = None, force: bool = Fals
 
     Raises InputError for options that cannot be, or that differ from those of the running lab of this name.
     """
+    if sys.platform != "linux":
+        raise RoomfulError("the lab needs Linux", why=f"this is {sys.platform}")
     options = options.checked(os.geteuid(), _account())
     base = store.base_directory(bool(options.rootless))
     directory = base / options.name

@@ -31,8 +31,6 @@ DISK = (
 )
 #: On the disk: what takes the rest of it while the host has the fault disk-full.
 FILLER = ".full"
-#: Mounts below these are no host's business.
-DETACHED = ("/run", "/tmp", "/var/tmp", "/home", "/root", "/mnt", "/media")
 HANG = Path(__file__).with_name("hang.py")
 CHECKOUT = Path(__file__).parents[2]
 #: How long what runs in the controller's namespace has to end before it is killed.
@@ -83,8 +81,6 @@ class NamespaceMachines(Machines):
             "isolate": True,
             "cgroups": [str(path) for path in self._cgroups[host.name]],
             "hostname": host.name,
-            "detach": DETACHED,
-            "keep": str(self.lab.directory),
             "mounts": self._mounts(folder),
             "directories": [["/run/sshd", 0o755], ["/run/lock", 0o1777]],
             "empty": [str(folder / "disk" / "tmp")],

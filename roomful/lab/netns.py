@@ -44,8 +44,6 @@ def enter(netns: str) -> None:
         kernel.unshare(kernel.CLONE_NEWNS)
         # What is mounted outside from now on still appears here; what we mount stays ours.
         kernel.mount("none", Path("/"), flags=kernel.MS_REC | kernel.MS_SLAVE)
-        # Our copy of another namespace's file would keep that network alive after its lab is gone.
-        kernel.unmount_below(NETNS_DIRECTORY, keep=NETNS_DIRECTORY / netns)
         with contextlib.suppress(FileNotFoundError):
             for source in (CONFIGURATION / netns).iterdir():
                 target = Path("/etc") / source.name

@@ -108,7 +108,11 @@ def build(lab: Lab, hosts_file: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "hosts").write_text(hosts_file)
     (folder / "resolv.conf").write_text(RESOLV_CONF)
-    _run([find_program("ip", "iproute2"), "netns", "add", netns])
+    try:
+        _run([find_program("ip", "iproute2"), "netns", "add", netns])
+    except RoomfulError as error:
+        # In most containers even root may not.
+        raise RoomfulError("cannot make a network namespace", why=error.why, fix="try lab.up --rootless") from error
     ip(lab.name, controller_links(lab))
     if lab.options.uplink:
         _run([find_program("tc", "iproute2"), "-n", netns, "-batch", "-"], uplink_limits(lab.options.uplink))
@@ -188,6 +192,7 @@ def remove(lab: str) -> None:
             ip(lab, [f"link del {UPLINK}"])
         with contextlib.suppress(OSError):
             kernel.unmount(path)
+        # With the file go all copies of the mount on it, also those of other labs' hosts: nothing keeps it alive.
         path.unlink(missing_ok=True)
     folder = CONFIGURATION / netns_name(lab)
     if folder.exists():

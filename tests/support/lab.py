@@ -6,6 +6,7 @@ tests/conftest.py makes the fixtures known everywhere; the helpers are imported.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -69,10 +70,19 @@ def lab() -> Iterator[LabFactory]:
         _running[key] = name
         return labs.up(LabOptions(name=name, **options))  # type: ignore[arg-type]  # the caller's keywords
 
+    _sweep()
     try:
         yield bring_up
     finally:
         for name in _running.values():
+            labs.down(name)
+
+
+def _sweep() -> None:
+    """Take down what earlier test runs have left that were killed: their labs' names hold their pids."""
+    for name in [*(found.name for found in labs.labs()), *labs.unfinished()]:
+        match = re.fullmatch(r"t([0-9]+)-[0-9]+", name)
+        if match and not Path("/proc", match[1]).exists():
             labs.down(name)
 
 

@@ -43,7 +43,7 @@ def test_everybody_else_gets_user_mode_servers_and_logs_in_as_oneself() -> None:
     ("changes", "uid", "said"),
     [
         ({"count": 0}, ROOT, "--count"),
-        ({"count": 1001}, ROOT, "--count"),
+        ({"count": 501}, ROOT, "--count"),
         ({"name": ""}, ROOT, "--name"),
         ({"name": "../etc"}, ROOT, "--name"),
         ({"name": "Lab"}, ROOT, "--name"),
@@ -131,7 +131,7 @@ def test_an_unknown_host_is_refused() -> None:
 
 
 @pytest.mark.parametrize("rootless", [True, False])
-@pytest.mark.parametrize("count", [1, 250, 251, 1000])
+@pytest.mark.parametrize("count", [1, 250, 251, 500])
 def test_every_candidate_subnet_holds_the_lab_and_no_two_overlap(count: int, rootless: bool) -> None:
     networks = [ipaddress.IPv4Network(subnet) for subnet in candidate_subnets(count, rootless)]
     assert len(networks) > 10
