@@ -209,6 +209,10 @@ class Launcher:
             # Somebody killed the supervisor: its tree is ours now, next to the other supervisors.
             tree.kill_descendants({other.supervisor for other in self.commands.values()})
             self.send(frames.EXITED, command.number, frames.STATUS.pack(-signal.SIGKILL))
+        for stream in command.outputs:
+            # No more than what is left in the pipe: it may come whether it was allowed or not, so that there is an end.
+            command.allowance[stream] += MOST_UNSENT
+            self.listen(command, stream)
         self.finish(command)
 
     def finish(self, command: Command) -> None:
