@@ -82,3 +82,13 @@ def test_a_process_inside_another_lab_does_not_keep_a_lab_alive(lab: LabFactory,
 def test_entering_what_is_not_there_is_an_error_in_one_line() -> None:
     with pytest.raises(RoomfulError, match=r"no lab network 'rf-nowhere'|only root can"):
         labs.enter("rf-nowhere")
+
+
+@pytest.mark.root
+def test_a_lab_can_be_taken_down_from_inside(lab: LabFactory) -> None:
+    """As in one call of inv that chains lab.up, steps, and lab.down."""
+    found = lab(count=1, rootless=False, disk=16 * 2**20, own="from inside")
+    program = "import sys; from roomful import lab; lab.enter('rf-' + sys.argv[1]); print(lab.down(sys.argv[1]))"
+    result = python(program, found.name)
+    assert result.stdout == "True\n", result.stderr
+    assert traces(found.name) == []
