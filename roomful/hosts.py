@@ -287,7 +287,8 @@ def _expand(spec: str, settings: Settings, where: str) -> list[Host]:
             if name in listed:
                 hosts.append(listed[name])
                 continue
-            _refuse_mistyped_list(name, lists, where)
+            if name == word:
+                _refuse_mistyped_list(name, lists, where)
             hosts.append(parse_host(name, where))
     return hosts
 
