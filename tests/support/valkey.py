@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,15 +33,20 @@ def find_valkey() -> str:
 class Valkey:
     """One server, which a test may kill, freeze and start again on the same data."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: Sequence[str] = ()) -> None:
+        """``settings`` are further lines of its configuration file."""
         self.folder = folder
+        self._settings = settings
         self.socket = str(folder / "v.sock")
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> Valkey:
         """Start, and wait until it answers."""
-        argv = [find_valkey(), "--port", "0", "--unixsocket", self.socket, "--unixsocketperm", "700"]
-        argv += ["--dir", str(self.folder), "--appendonly", "yes", "--save", "", "--logfile", "valkey.log"]
+        lines = ["port 0", f"unixsocket {self.socket}", "unixsocketperm 700", f"dir {self.folder}", *self._settings]
+        lines += ["appendonly yes", 'save ""', "logfile valkey.log"]
+        configuration = self.folder / "valkey.conf"
+        configuration.write_text("\n".join(lines) + "\n")
+        argv = [find_valkey(), str(configuration)]
         self.process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + START_SECONDS
         while True:

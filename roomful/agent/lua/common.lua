@@ -76,11 +76,13 @@ local function open_class(class, now)
   end
 end
 
--- Let an id wait again: 'next' before all of its class, 'retry' among those that failed before.
+-- Let an id wait again: 'next' of its class, 'elsewhere' as the next to be tried again, 'retry' as the last of those.
 local function wait_again(id, class, place, now)
   if call('SREM', P .. 'void', id) == 0 then
     if place == 'next' then
       call('LPUSH', P .. 'q:' .. class, id)
+    elseif place == 'elsewhere' then
+      call('LPUSH', P .. 'r:' .. class, id)
     else
       call('RPUSH', P .. 'r:' .. class, id)
     end
@@ -189,7 +191,7 @@ local function give_back(id, attempt, claimed, agent, how, detail, now, memory)
     note_try(tries, attempt, host, how, detail, now)
   end
   if how == 'evicted' then
-    place = 'retry'
+    place = 'elsewhere'
     local priority, cpu, declared = string.match(class, '^(-?%d+),(%d+),(%d+)$')
     -- More than the largest host has would never run: there it runs alone instead.
     memory = math.min(memory or 0, largest_memory())
@@ -207,7 +209,7 @@ local function give_back(id, attempt, claimed, agent, how, detail, now, memory)
     end
     if how == 'lost' or tries.losses > 1 then
       add_host(tries, host, now)
-      place = 'retry'
+      place = 'elsewhere'
     end
   end
   save_tries(id, tries)

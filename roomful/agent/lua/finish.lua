@@ -25,8 +25,9 @@ end
 local function repeated(id, attempt)
   local result = call('HGET', P .. 'result', id)
   if result then
-    local was, _, _, _, holder = string.match(result, '^%a+,(%d+),(%d+),(%d+),(%d+),([^\n]*)')
-    if tonumber(was) == attempt and holder == agent then
+    local state, was, holder, detail = string.match(result, '^(%a+),(%d+),%d+,%d+,%d+,([^\n]*)\n(.*)$')
+    local by_us = state ~= 'cancelled' and cjson.decode(detail).reason ~= 'lost'
+    if by_us and tonumber(was) == attempt and holder == agent then
       return 'ok'
     end
   end

@@ -1,0 +1,449 @@
+"""A real agent and a real Valkey: tasks run, their ends and outputs come back, and nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import pwd
+import signal
+import stat
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roomful.agent.processes import marked
+from roomful.queue import TaskSpec
+from tests.support.agents import PATIENCE, Room, Wire, a_room
+from tests.support.waiting import wait_until
+
+#: A process of a dead agent or an ended task is gone within this; the promise.
+GONE_SECONDS = 5.0
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Room]:
+    """One room with one agent, for tests that break nothing."""
+    with a_room() as room:
+        room.start("one", cpus=4)
+        yield room
+
+
+@pytest.fixture
+def room(shared: Room) -> Iterator[Room]:
+    """The shared room, without the tasks of the test before."""
+    yield shared
+    shared.queue.cancel()
+    assert shared.queue.wait(timeout=PATIENCE)
+    shared.queue.configure(dict.fromkeys(name.partition("@")[0] for name in shared.queue.settings()))
+    shared.queue.reset()
+
+
+@pytest.fixture
+def own() -> Iterator[Room]:
+    """A room of the test's own, without an agent yet."""
+    with a_room() as room:
+        yield room
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    with contextlib.suppress(OSError):
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    return False
+
+
+def pid_in(path: Path) -> int:
+    """Wait for a task to write its pid, and return that."""
+    text = wait_until(lambda: path.exists() and path.read_text().strip(), PATIENCE)
+    return int(text)
+
+
+def test_a_task_runs_in_the_workdir_with_its_own_environment_and_session(room: Room) -> None:
+    ids = "ps -o sid= -o pgid= -p $$ | tr -s ' '; echo $$"
+    (record,) = room.run(f"pwd; env; read x || echo no input; {ids}", env={"MINE": "é"})
+    out = room.queue.output(record.id).head.decode()
+    lines = out.splitlines()
+    assert lines[0] == str(room.folder / "work-one")
+    environment = dict(line.split("=", 1) for line in lines if "=" in line)
+    assert {name: environment[name] for name in environment if name.startswith(("ROOMFUL_", "MINE"))} == {
+        "MINE": "é",
+        "ROOMFUL_TASK_ID": str(record.id),
+        "ROOMFUL_ATTEMPT": "1",
+        "ROOMFUL_HOST": "one",
+        "ROOMFUL_SLOT": "1",
+        "ROOMFUL_AGENT": (room.folder / "agent-one" / "instance").read_text().strip(),
+    }
+    assert "no input" in lines
+    assert lines[-2].split() == [lines[-1], lines[-1]], "it leads a session and a group of its own"
+    assert "secret-of-agents" not in out
+    assert (record.state, record.exit_code, record.reason, record.host) == ("done", 0, "", "one")
+    assert record.claimed_ms <= record.started_ms <= record.ended_ms
+    assert 0 < record.seconds < PATIENCE
+
+
+@pytest.mark.parametrize(
+    ("command", "reason", "exit_code", "number"),
+    [("exit 3", "exit 3", 3, None), ("kill -9 $$", "signal 9", None, 9), ("no-such-program", "exit 127", 127, None)],
+)
+def test_a_failure_has_its_reason(
+    room: Room, command: str, reason: str, exit_code: int | None, number: int | None
+) -> None:
+    (record,) = room.run(f"echo before >&2; {command}")
+    assert (record.state, record.reason, record.exit_code, record.signal) == ("failed", reason, exit_code, number)
+    assert room.queue.output(record.id, "stderr").head.startswith(b"before\n")
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"cwd": "no/such/folder"}, "no/such/folder"), ({"stdin": "no-such-file"}, "no-such-file")],
+)
+def test_a_task_that_cannot_start_says_why(room: Room, fields: dict[str, str], said: str) -> None:
+    (record,) = room.run("true", **fields)
+    assert (record.state, record.reason) == ("failed", "error")
+    assert said in record.detail
+
+
+def test_commands_and_outputs_keep_every_byte(room: Room) -> None:
+    weird = bytes(range(1, 256)).replace(b"'", b"").replace(b"\n", b"")
+    command = os.fsdecode(b"printf %s '") + weird.decode("utf-8", "surrogateescape") + "'; printf '\\0\\377' >&2"
+    (record,) = room.run(command)
+    assert room.queue.output(record.id).head == weird
+    assert room.queue.output(record.id, "stderr").head == b"\0\xff"
+    assert record.spec.command == command
+
+
+def test_a_large_output_is_whole_on_the_client_and_its_ends_are_in_the_queue(room: Room) -> None:
+    size = 50 * 1024 * 1024
+    (record,) = room.run(f"head -c {size} /dev/urandom | tee copy; echo end >&2")
+    output = room.queue.output(record.id)
+    copy = (room.folder / "work-one" / "copy").read_bytes()
+    assert (output.size, output.host) == (size, "one")
+    assert hashlib.sha256(Path(output.path).read_bytes()).digest() == hashlib.sha256(copy).digest()
+    assert (output.head, output.tail) == (copy[: 32 * 1024], copy[-32 * 1024 :])
+    assert room.queue.output(record.id, "stderr").head == b"end\n"
+    peak = int(Path(f"/proc/{room.worker_pid()}/status").read_text().split("VmHWM:")[1].split()[0])
+    assert peak < 100_000, "KiB: the agent does not hold outputs in memory"
+
+
+@pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537])
+def test_the_border_of_inline_output_is_exact(room: Room, size: int) -> None:
+    (record,) = room.run(f"head -c {size} /dev/zero | tr '\\0' x")
+    output = room.queue.output(record.id)
+    assert output.size == size
+    assert output.head + output.tail == b"x" * min(size, 65536)
+    assert bool(output.path) == (size > 65536)
+
+
+def test_python_tasks_run_scripts_and_functions(room: Room) -> None:
+    work = room.folder / "work-one"
+    (work / "script.py").write_text("import sys; print(sys.argv[1:])\n")
+    (work / "module.py").write_text("def add(a, b=2): return {'sum': a + b}\ndef nothing(): print('called')\n")
+    commands = [
+        "script.py 'one word' two",
+        'module:add {"a": 40}',
+        "module:add [1, 1]",
+        "module:nothing",
+        "module:gone",
+    ]
+    records = room.run(*commands, kind="python")
+    outputs = [room.queue.output(record.id).head for record in records]
+    assert outputs == [b"['one word', 'two']\n", b'{"sum": 42}\n', b'{"sum": 2}\n', b"called\n", b""]
+    assert [record.state for record in records] == ["done"] * 4 + ["failed"]
+    (bad,) = room.run("module:add {not json", kind="python")
+    assert "not JSON" in bad.detail
+
+
+def test_a_timeout_ends_the_whole_task(room: Room) -> None:
+    marker = room.folder / "work-one" / "pid"
+    (record,) = room.run(f"trap '' TERM; sleep 600 & echo $! > {marker}; wait; sleep 600", timeout=0.5)
+    assert (record.state, record.reason) == ("failed", "timeout")
+    assert record.seconds < PATIENCE
+    wait_until(lambda: not alive(pid_in(marker)), GONE_SECONDS)
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "sleep 600 &",
+        "setsid sleep 600 &",
+        "setsid sh -c 'setsid sleep 600 & sleep 0.2' &",
+        "env -i setsid sleep 600 &",
+    ],
+)
+def test_what_a_task_leaves_behind_goes_with_it(room: Room, escape: str) -> None:
+    program = room.folder / "work-one" / "my-sleep"
+    with contextlib.suppress(FileExistsError):
+        program.symlink_to("/bin/sleep")
+    command = escape.replace("sleep 600", f"{program} 600")
+    (record,) = room.run(f"{command} sleep 0.3; exit 0")
+    assert record.state == "done"
+    pids = [int(path.name) for path in Path("/proc").glob("[0-9]*") if uses(path, program)]
+    wait_until(lambda: not any(alive(pid) for pid in pids), GONE_SECONDS, lambda: pids)
+
+
+def uses(process: Path, program: Path) -> bool:
+    """Whether a process runs this program."""
+    try:
+        return os.fsencode(program) in (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def test_a_cancelled_task_is_killed(room: Room) -> None:
+    marker = room.folder / "work-one" / "cancelled"
+    (task_id,) = room.submit(f"echo $$ > {marker}; sleep 600")
+    pid = pid_in(marker)
+    assert room.queue.cancel([task_id]) == 1
+    wait_until(lambda: not alive(pid), PATIENCE)
+    assert room.queue.task(task_id).state == "cancelled"  # type: ignore[union-attr]
+    (record,) = room.run("echo still working")
+    assert record.state == "done"
+
+
+def test_running_tasks_never_ask_for_more_than_the_host_has(room: Room) -> None:
+    work = room.folder / "work-one"
+    script = "touch running.$ROOMFUL_TASK_ID; ls running.* | wc -l; sleep 0.1; rm running.$ROOMFUL_TASK_ID"
+    records = room.run(*(f"{script} # {number}" for number in range(12)), cpus=2)
+    most = max(int(room.queue.output(record.id).head) for record in records)
+    assert most == 2, "4 CPUs carry two at a time, and do"
+    assert not list(work.glob("running.*"))
+
+
+def test_a_second_start_changes_nothing(room: Room) -> None:
+    pid = room.guard_pid()
+    reply = room.command("agent", "--config", "-", given=json.dumps(room.config("one")))
+    assert reply == {"state": "running", "pid": pid}
+    status = room.command("status", "--directory", str(room.folder / "agent-one"))
+    assert (status["state"], status["pid"], status["agent"]) == ("running", pid, room.client("one").agent)
+
+
+def test_secrets_are_in_no_command_line_and_no_open_file(room: Room) -> None:
+    for pid in (room.guard_pid(), room.worker_pid()):
+        assert b"secret-of-agents" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"secret-of-agents" not in Path(f"/proc/{pid}/environ").read_bytes()
+    assert "secret-of-agents" not in room.log()
+    for path in (room.folder / "agent-one").rglob("*"):
+        assert not stat.S_IMODE(path.stat().st_mode) & 0o077 or path.is_socket(), path
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"host": ""}, "'host' is missing"),
+        ({"speed": 3}, "unknown name 'speed'"),
+        ({"slots": -1}, "bad value of 'slots'"),
+    ],
+)
+def test_a_bad_configuration_is_refused(room: Room, change: dict[str, object], said: str) -> None:
+    reply = room.command("agent", "--config", "-", given=json.dumps({**room.config("two"), **change}))
+    assert said in reply["refused"]["what"]
+
+
+def test_drained_hosts_finish_and_take_nothing_new(room: Room) -> None:
+    room.submit("sleep 0.5")
+    wait_until(lambda: room.queue.counts().running == 1, PATIENCE)
+    room.queue.drain(["one"])
+    room.submit("true")
+    wait_until(lambda: room.queue.counts().done == 1, PATIENCE)
+    time.sleep(0.3)
+    assert room.queue.counts().todo == 1
+    room.queue.drain(["one"], resume=True)
+    wait_until(lambda: room.queue.counts().done == 2, PATIENCE)
+
+
+def test_short_tasks_are_taken_ahead_and_a_long_one_frees_the_rest(room: Room) -> None:
+    room.run(*(f"true # {number}" for number in range(300)))
+    ids = room.submit("sleep 600", *(f"sleep 60 # {number}" for number in range(20)))
+    wait_until(lambda: room.queue.counts().running == 4, PATIENCE, lambda: room.queue.clients())
+    time.sleep(1.5)
+    assert room.queue.counts().running == 4, "only what runs is held"
+    assert room.queue.task(ids[0]).state == "running"  # type: ignore[union-attr]
+
+
+# -- things that break ------------------------------------------------------------------------------------------
+
+
+def test_a_killed_worker_leaves_nothing_and_its_tasks_run_again(own: Room) -> None:
+    own.start()
+    marker = own.folder / "pids"
+    ids = own.submit(f"echo $$ >> {marker}; setsid sh -c 'echo $$ >> {marker}; sleep 600' & sleep 600 & wait")
+    wait_until(lambda: marker.exists() and len(marker.read_text().split()) == 2, PATIENCE)
+    pids = [int(word) for word in marker.read_text().split()]
+    old = own.worker_pid()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in pids), GONE_SECONDS)
+    wait_until(lambda: (own.queue.task(ids[0]) or ids).attempt == 2, 10, lambda: own.log())
+    record = own.queue.task(ids[0])
+    assert record
+    assert [entry.reason for entry in record.tries] == ["restarted"]
+    assert own.worker_pid() != old
+
+
+def test_a_killed_guard_is_replaced_and_nothing_counts_against_its_tasks(own: Room) -> None:
+    own.start()
+    marker = own.folder / "pid"
+    ids = own.submit(f"echo $$ > {marker}; sleep 600")
+    pid, old = pid_in(marker), own.guard_pid()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: not alive(pid), GONE_SECONDS)
+    wait_until(lambda: (own.queue.task(ids[0]) or ids).attempt == 2, 10, lambda: own.log())
+    record = own.queue.task(ids[0])
+    assert record
+    assert [entry.reason for entry in record.tries] == ["stopped"]
+    assert own.guard_pid() != old
+
+
+def test_a_new_agent_removes_what_a_wholly_killed_one_left(own: Room) -> None:
+    own.start()
+    marker = own.folder / "pid"
+    own.submit(f"setsid sleep 600 & echo $! > {marker}; wait")
+    left = pid_in(marker)
+    guard, worker = own.guard_pid(), own.worker_pid()
+    os.kill(guard, signal.SIGSTOP)
+    os.kill(worker, signal.SIGKILL)
+    os.kill(guard, signal.SIGKILL)
+    instance = (own.folder / "agent-one" / "instance").read_text().strip()
+    assert alive(left)
+    own.queue.expire()
+    own.start()
+    assert not alive(left) or pid_in(marker) != left
+    wait_until(lambda: len(marked("ROOMFUL_AGENT", instance)) == 2, PATIENCE)
+
+
+def test_stopping_gives_tasks_back_and_leaves_nothing(own: Room) -> None:
+    own.start()
+    marker = own.folder / "pid"
+    own.submit(f"setsid sleep 600 & echo $! > {marker}; wait", "true")
+    pid, guard, worker = pid_in(marker), own.guard_pid(), own.worker_pid()
+    reply = own.command("stop", "--directory", str(own.folder / "agent-one"))
+    assert reply["state"] == "stopped"
+    assert not any(alive(one) for one in (pid, guard, worker))
+    record = own.queue.task(1)
+    assert record
+    assert record.state == "todo"
+    assert [entry.reason for entry in record.tries] == ["stopped"]
+    assert [client.state for client in own.queue.clients()] == ["stopped"]
+    assert own.command("stop", "--directory", str(own.folder / "agent-one"))["state"] == "absent"
+
+
+def test_a_server_restart_does_not_touch_running_tasks(own: Room) -> None:
+    own.start()
+    go = own.folder / "go"
+    (long,) = own.submit(f"while [ ! -e {go} ]; do sleep 0.05; done; echo finished")
+    wait_until(lambda: own.queue.counts().running == 1, PATIENCE)
+    own.valkey.signal(signal.SIGKILL)
+    go.touch()
+    time.sleep(1.0)
+    own.valkey.start()
+    assert own.queue.wait([long], timeout=PATIENCE), own.log()
+    record = own.queue.task(long)
+    assert record
+    assert (record.state, record.attempt, record.tries) == ("done", 1, ())
+    assert own.queue.output(long).head == b"finished\n"
+    assert own.queue.clients()[0].agent == "one#1"
+
+
+def test_a_lost_claim_reply_loses_and_repeats_nothing(own: Room) -> None:
+    wire = Wire(own.folder / "wire.sock", own.valkey.socket)
+    own.start(socket=wire.path)
+    wire.deaf_after = own.queue.scripts.digest("claim").encode()
+    ids = own.submit(*(f"echo run >> {own.folder}/runs # {number}" for number in range(4)))
+    wait_until(lambda: own.queue.counts().running > 0, PATIENCE, "the claim arrives")
+    wire.mend()
+    assert own.queue.wait(ids, timeout=60), own.log()
+    assert (own.folder / "runs").read_text() == "run\n" * 4
+    assert {record.attempt for record in own.queue.tasks()} == {1}
+    wire.close()
+
+
+def test_an_agent_that_was_given_up_takes_its_task_back_if_it_can(own: Room) -> None:
+    wire = Wire(own.folder / "wire.sock", own.valkey.socket)
+    own.start(socket=wire.path)
+    go = own.folder / "go"
+    (task_id,) = own.submit(f"while [ ! -e {go} ]; do sleep 0.05; done")
+    wait_until(lambda: own.queue.counts().running == 1, PATIENCE)
+    wire.cut()
+    wait_until(lambda: own.queue.expire(lease_seconds=1), PATIENCE)
+    assert own.queue.counts().todo == 1
+    wire.mend()
+    wait_until(lambda: own.queue.counts().running == 1, PATIENCE, own.log)
+    go.touch()
+    assert own.queue.wait([task_id], timeout=PATIENCE)
+    record = own.queue.task(task_id)
+    assert record
+    assert (record.state, record.attempt) == ("done", 1)
+    wire.close()
+
+
+def test_a_fenced_agent_kills_its_task_and_its_report_is_not_accepted(own: Room) -> None:
+    wire = Wire(own.folder / "wire.sock", own.valkey.socket)
+    own.start("far", socket=wire.path)
+    script = f"echo $$ > {own.folder}/pid-$ROOMFUL_HOST; sleep 3; echo $ROOMFUL_HOST"
+    (task_id,) = own.submit(script)
+    pid = pid_in(own.folder / "pid-far")
+    wire.cut()
+    wait_until(lambda: own.queue.expire(lease_seconds=1), PATIENCE)
+    own.start("near")
+    pid_in(own.folder / "pid-near")
+    wire.mend()
+    wait_until(lambda: not alive(pid), PATIENCE)
+    assert own.queue.wait([task_id], timeout=PATIENCE)
+    record = own.queue.task(task_id)
+    assert record
+    assert (record.state, record.attempt, record.host) == ("done", 2, "near")
+    assert own.queue.output(task_id).head == b"near\n"
+    wire.close()
+
+
+def test_a_frozen_agent_loses_its_lease_and_comes_back(own: Room) -> None:
+    own.start("frozen")
+    (task_id,) = own.submit(f"echo $$ > {own.folder}/pid-$ROOMFUL_HOST; sleep 2")
+    pid_in(own.folder / "pid-frozen")
+    os.kill(own.worker_pid("frozen"), signal.SIGSTOP)
+    try:
+        own.start("other")
+        lost = wait_until(
+            lambda: own.queue.expire(lease_seconds=30, silence_seconds=3, alive_hosts=["frozen"]), PATIENCE
+        )
+        assert [entry.agent for entry in lost] == ["frozen#1"]
+        pid_in(own.folder / "pid-other")
+    finally:
+        os.kill(own.worker_pid("frozen"), signal.SIGCONT)
+    assert own.queue.wait([task_id], timeout=PATIENCE)
+    record = own.queue.task(task_id)
+    assert record
+    assert (record.state, record.host, record.attempt) == ("done", "other", 2)
+    wait_until(lambda: own.client("frozen"), PATIENCE)
+    wait_until(lambda: own.queue.counts().running == 0, PATIENCE)
+
+
+def test_a_failed_task_goes_to_another_host(own: Room) -> None:
+    own.start("one")
+    own.start("two")
+    report = own.queue.submit([TaskSpec(command="echo $ROOMFUL_HOST; exit 1", retries=1)])
+    assert own.queue.wait(report.ids, timeout=PATIENCE)
+    record = own.queue.task(1)
+    assert record
+    assert {record.host, record.tries[0].host} == {"one", "two"}
+
+
+PYTHONS = sorted((Path(pwd.getpwuid(os.getuid()).pw_dir) / ".pyenv/versions").glob("3.*/bin/python"))
+MODERN = [path for path in PYTHONS if tuple(int(part) for part in path.parts[-3].split(".")[:2]) >= (3, 8)]
+
+
+@pytest.mark.parametrize("python", [str(path) for path in MODERN], ids=[path.parts[-3] for path in MODERN])
+def test_the_agent_runs_on_every_python(own: Room, python: str) -> None:
+    own.start(python=python)
+    (work := own.folder / "work-one").mkdir(exist_ok=True)
+    (work / "module.py").write_text("def version(): import sys; return list(sys.version_info[:2])\n")
+    (record,) = own.run("module:version", kind="python")
+    version = json.loads(own.queue.output(record.id).head)
+    assert version == [int(part) for part in Path(python).parts[-3].split(".")[:2]]
+    records = own.run(*(f"echo {number}" for number in range(50)))
+    assert [own.queue.output(record.id).head for record in records] == [b"%d\n" % number for number in range(50)]
+    assert "Warning" not in own.log()
+    assert "Traceback" not in own.log()

@@ -1,0 +1,570 @@
+"""The queue's promises, with scripted agents and a real Valkey."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from roomful.errors import InputError, ServerError
+from roomful.queue import Queue, TaskSpec
+from tests.support.agents import Room, Scripted, a_room
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Room]:
+    """One server for all tests here; each starts with an empty queue."""
+    with a_room() as room:
+        yield room
+
+
+@pytest.fixture
+def queue(server: Room) -> Iterator[Queue]:
+    """An empty queue."""
+    server.valkey.client().flushall()
+    return server.queue
+
+
+def add(queue: Queue, *commands: str, **fields: object) -> list[int]:
+    """Submit shell tasks; return their ids."""
+    return queue.submit([TaskSpec(command=command, **fields) for command in commands]).ids  # type: ignore[arg-type]
+
+
+def state(queue: Queue, task_id: int) -> str:
+    """Return a task's state."""
+    record = queue.task(task_id)
+    assert record
+    return record.state
+
+
+def test_submitted_tasks_survive_a_killed_server(server: Room, queue: Queue) -> None:
+    report = queue.submit(TaskSpec(command=f"echo {number}") for number in range(3000))
+    server.valkey.signal(signal.SIGKILL)
+    server.valkey.start()
+    assert (report.first_id, report.last_id, report.added, report.durable) == (1, 3000, 3000, True)
+    assert queue.counts().todo == 3000
+    assert [record.spec.command for record in queue.tasks(ids=[1, 3000])] == ["echo 0", "echo 2999"]
+
+
+def test_a_submission_whose_replies_are_lost_adds_each_task_once(server: Room, queue: Queue) -> None:
+    specs = [TaskSpec(command=f"echo {number}") for number in range(20_000)]
+    seen = []
+
+    def kill_connections(taken: int) -> None:
+        seen.append(taken)
+        if len(seen) in (2, 7):
+            server.valkey.client().execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+
+    report = queue.submit(specs, progress=kill_connections)
+    assert (report.added, report.skipped, queue.counts().todo) == (20_000, 0, 20_000)
+    assert report.ids == list(range(1, 20_001))
+
+
+def test_duplicates_are_skipped_while_their_like_is_queued_running_or_done(queue: Queue) -> None:
+    add(queue, "a", "b")
+    agent = Scripted(queue, "h")
+    (one, _), (two, _) = agent.claim(2)
+    agent.finish(one, 1)
+    agent.finish(two, 1, exit_code=1)
+    again = [TaskSpec(command="a", priority=5), TaskSpec(command="b"), TaskSpec(command="c"), TaskSpec(command="c")]
+    report = queue.submit(again)
+    assert (report.added, report.skipped) == (2, 2), "a is done and c came twice; b has failed, so it may come again"
+    assert queue.submit([TaskSpec(command="a")], allow_duplicates=True).added == 1
+    assert queue.submit([TaskSpec(command="a", cwd="elsewhere")]).added == 1, "other parameters are another task"
+
+
+def test_higher_priority_goes_first_and_larger_tasks_before_smaller_ones(queue: Queue) -> None:
+    add(queue, "low", priority=-1)
+    add(queue, "small", cpus=1)
+    add(queue, "large", cpus=3)
+    add(queue, "urgent", priority=7)
+    add(queue, "second small", cpus=1)
+    agent = Scripted(queue, "h", cpus=16)
+    order = [queue.task(task_id).spec.command for task_id, _ in agent.claim(9)]  # type: ignore[union-attr]
+    assert order == ["urgent", "large", "small", "second small", "low"]
+
+
+def test_a_claim_takes_what_fits_the_room_that_is_free(queue: Queue) -> None:
+    big = add(queue, "big", cpus=4, memory_bytes=3 << 30)
+    small = add(queue, "s1", "s2", "s3", cpus=0.5, memory_bytes=1 << 30)
+    add(queue, "too big for this host", cpus=5)
+    agent = Scripted(queue, "h", cpus=4, memory_mib=4096)
+    assert [task_id for task_id, _ in agent.claim(9, cpu=1000, memory=4096)] == small[:2], "CPU for two"
+    assert [task_id for task_id, _ in agent.claim(9, cpu=4000, memory=4096)] == big
+    assert agent.claim(9, cpu=4000, memory=1023) == []
+    assert [task_id for task_id, _ in agent.claim(9, cpu=4000, memory=1024)] == small[2:]
+    assert agent.claim(9) == []
+
+
+def test_tasks_taken_ahead_need_only_fit_the_host_as_a_whole(queue: Queue) -> None:
+    ids = add(queue, "a", "b", "c", "d", cpus=4)
+    agent = Scripted(queue, "h", cpus=4)
+    assert [task_id for task_id, _ in agent.claim(4, ahead=2)] == ids[:3]
+
+
+def test_a_large_task_gets_room_however_many_small_ones_wait(queue: Queue) -> None:
+    queue.configure({"reserve_after_seconds": 0.1})
+    large = add(queue, "large", cpus=4)
+    add(queue, *(f"small {number}" for number in range(10)))
+    agent, other = Scripted(queue, "h"), Scripted(queue, "other")
+    first = agent.claim(1, cpu=2000)
+    assert first[0][0] != large[0], "it does not fit, so smaller ones may fill in"
+    time.sleep(0.15)
+    assert agent.claim(1, cpu=2000) == [], "the room that is left is kept for it"
+    assert other.claim(1, cpu=2000), "on one host only"
+    assert agent.claim(1, cpu=4000) == [(large[0], 1)]
+    assert agent.claim(1, cpu=2000), "and then the small ones go on"
+
+
+def test_a_claim_whose_reply_was_lost_gives_the_same_tasks_again(queue: Queue) -> None:
+    add(queue, "a", "b", "c", "d")
+    agent = Scripted(queue, "h")
+    first = agent.claim(2, token=1)
+    assert agent.claim(2, token=1) == first == [(1, 1), (2, 1)]
+    assert queue.counts().running == 2
+    agent.finish(1, 1)
+    assert agent.claim(2, token=1) == [(2, 1)], "what has ended meanwhile is not given again"
+    assert agent.claim(2, token=2) == [(3, 1), (4, 1)]
+
+
+def test_a_report_is_accepted_once_and_a_repeat_is_answered_the_same(queue: Queue) -> None:
+    add(queue, "a", retries=1)
+    agent = Scripted(queue, "h")
+    agent.claim()
+    assert [agent.finish(1, 1, exit_code=3) for _ in range(2)] == ["retry", "retry"]
+    assert agent.claim() == [(1, 2)]
+    assert [agent.finish(1, 2, stdout=b"\xff\0") for _ in range(2)] == ["ok", "ok"]
+    record = queue.task(1)
+    assert record
+    assert (record.state, record.attempt, record.exit_code, record.seconds) == ("done", 2, 0, 1.0)
+    assert [(entry.attempt, entry.reason) for entry in record.tries] == [(1, "exit 3")]
+    assert queue.output(1).head == b"\xff\0"
+    assert queue.counts().late == 0
+
+
+def test_a_late_report_is_kept_aside_and_never_accepted(queue: Queue) -> None:
+    add(queue, "a")
+    slow, quick = Scripted(queue, "slow"), Scripted(queue, "quick")
+    assert slow.claim() == [(1, 1)]
+    assert queue.requeue_host("slow") == 1
+    assert quick.claim() == [(1, 2)]
+    assert slow.finish(1, 1, exit_code=5) == "late"
+    assert quick.finish(1, 2) == "ok"
+    assert slow.finish(1, 1, exit_code=5) == "late"
+    record = queue.task(1)
+    assert record
+    assert (record.state, record.host, record.exit_code) == ("done", "quick", 0)
+    assert list(queue.late()) == ["1:1"]
+    assert queue.counts().late == 1
+
+
+def test_a_lease_ends_in_silence_and_a_heartbeat_keeps_it(queue: Queue) -> None:
+    add(queue, "a", "b")
+    dead, alive = Scripted(queue, "dead"), Scripted(queue, "alive")
+    dead.claim()
+    held = alive.claim()
+    deadline = time.monotonic() + 20
+    lost: list[str] = []
+    while not lost and time.monotonic() < deadline:
+        alive.beat(*held)
+        lost = [entry.agent for entry in queue.expire(lease_seconds=0.5, silence_seconds=9)]
+        time.sleep(0.05)
+    assert lost == [dead.name]
+    assert [state(queue, task_id) for task_id in (1, 2)] == ["todo", "running"]
+    assert dead.claim() == []
+    assert dead.status == "unknown", "it must register again"
+    assert {client.host: client.state for client in queue.clients()} == {"dead": "lost", "alive": "live"}
+
+
+def test_an_agent_on_a_host_that_answers_has_less_time(queue: Queue) -> None:
+    Scripted(queue, "link-up"), Scripted(queue, "link-down")
+    queue.expire()
+    time.sleep(0.3)
+    lost = queue.expire(lease_seconds=30, silence_seconds=0.2, alive_hosts=["link-up"])
+    assert [entry.agent for entry in lost] == ["link-up#1"]
+
+
+def test_the_servers_own_absence_expires_nobody(server: Room, queue: Queue) -> None:
+    add(queue, "a")
+    agent = Scripted(queue, "h")
+    agent.claim()
+    queue.expire()
+    server.valkey.signal(signal.SIGSTOP)
+    time.sleep(3.3)
+    server.valkey.signal(signal.SIGCONT)
+    assert queue.expire(lease_seconds=2, silence_seconds=1, alive_hosts=["h"]) == []
+    server.valkey.signal(signal.SIGKILL)
+    time.sleep(3.3)
+    server.valkey.start()
+    assert queue.expire(lease_seconds=2, silence_seconds=1, alive_hosts=["h"]) == []
+    assert state(queue, 1) == "running"
+
+
+def test_an_agent_takes_back_what_nobody_has_begun_since(queue: Queue) -> None:
+    add(queue, "a", "b")
+    agent, other = Scripted(queue, "h"), Scripted(queue, "other")
+    assert agent.claim(2) == [(1, 1), (2, 1)]
+    queue.expire()
+    time.sleep(0.1)
+    queue.expire(lease_seconds=0.05)
+    other.register()
+    assert other.claim() == [(1, 2)]
+    assert agent.register([(1, 1), (2, 1)]) == [1], "the first is another's by now"
+    assert agent.finish(2, 1) == "ok"
+    record = queue.task(2)
+    assert record
+    assert (record.attempt, record.tries) == (1, ())
+    assert queue.counts().late == 0
+
+
+def test_a_restarted_agent_frees_what_its_predecessor_held_at_once(queue: Queue) -> None:
+    add(queue, "a", "b")
+    Scripted(queue, "h", instance="folder").claim()
+    successor = Scripted(queue, "h", instance="folder")
+    assert successor.name == "h#2"
+    assert successor.claim(2) == [(1, 2), (2, 1)]
+    assert [client.agent for client in queue.clients()] == ["h#2"]
+
+
+def test_two_agents_under_one_label_but_in_two_folders_leave_each_other_alone(queue: Queue) -> None:
+    add(queue, "a")
+    Scripted(queue, "h", instance="folder").claim()
+    assert Scripted(queue, "h", instance="other folder").claim() == []
+
+
+def test_a_failed_task_is_tried_elsewhere_first(queue: Queue) -> None:
+    add(queue, "a", retries=2)
+    one, two = Scripted(queue, "one"), Scripted(queue, "two")
+    one.claim()
+    assert one.finish(1, 1, exit_code=1) == "retry"
+    assert one.claim() == [], "the other host has not seen it yet"
+    assert two.claim() == [(1, 2)]
+    assert two.finish(1, 2, exit_code=1) == "retry"
+    assert one.claim() == [(1, 3)], "all have seen it: any may take it"
+    assert one.finish(1, 3, exit_code=4) == "ok"
+    record = queue.task(1)
+    assert record
+    assert record.state == "failed"
+    assert record.reason == "exit 4"
+    assert [(entry.host, entry.reason) for entry in record.tries] == [("one", "exit 1"), ("two", "exit 1")]
+
+
+@pytest.mark.parametrize("why", ["too small", "drained", "gone"])
+def test_a_failed_task_stays_where_it_failed_if_no_other_host_can_take_it(queue: Queue, why: str) -> None:
+    add(queue, "a", retries=1, cpus=4)
+    one = Scripted(queue, "one")
+    Scripted(queue, "two", cpus=2 if why == "too small" else 4)
+    if why == "drained":
+        queue.drain(["two"])
+    one.claim()
+    one.finish(1, 1, exit_code=1)
+    if why == "gone":
+        queue.scripts.call("leave", "two#1")
+    assert one.claim() == [(1, 2)]
+
+
+def test_a_task_that_goes_down_with_its_hosts_is_given_up(server: Room, queue: Queue) -> None:
+    add(queue, "poison")
+    for number in range(1, 4):
+        agent = Scripted(queue, f"host{number}")
+        assert agent.claim() == [(1, number)]
+        server.valkey.signal(signal.SIGKILL)
+        server.valkey.start()
+        queue.expire()
+        time.sleep(0.1)
+        queue.expire(lease_seconds=0.05)
+    record = queue.task(1)
+    assert record
+    assert (record.state, record.reason) == ("failed", "lost")
+    assert "host3" in record.detail
+    assert Scripted(queue, "host4").claim() == []
+
+
+def test_stops_and_evictions_do_not_count(queue: Queue) -> None:
+    add(queue, "a", memory_bytes=1 << 20)
+    agent = Scripted(queue, "h")
+    for number in range(1, 6):
+        assert agent.claim() == [(1, number)]
+        agent.requeue("stopped" if number % 2 else "evicted", (1, number, 100))
+    assert agent.claim(memory=99) == [], "it was seen to need 100 MiB"
+    assert agent.claim(memory=100) == [(1, 6)]
+    assert agent.finish(1, 6) == "ok"
+
+
+def test_what_was_taken_ahead_goes_back_to_the_front_in_order(queue: Queue) -> None:
+    add(queue, *"abcdef")
+    one, two = Scripted(queue, "one"), Scripted(queue, "two")
+    assert [task_id for task_id, _ in one.claim(4)] == [1, 2, 3, 4]
+    assert one.requeue("released", (2, 1, 0), (3, 1, 0), (4, 1, 0)) == 3
+    assert two.claim(4) == [(2, 2), (3, 2), (4, 2), (5, 1)]
+    assert queue.task(2).tries == ()  # type: ignore[union-attr]
+
+
+def test_a_heartbeat_names_the_tasks_that_are_not_the_agents_any_more(queue: Queue) -> None:
+    add(queue, "a", "b", "c")
+    agent = Scripted(queue, "h")
+    held = agent.claim(3)
+    assert agent.beat(*held)[5] == []
+    assert queue.cancel([2]) == 1
+    assert agent.beat(*held)[5] == [b"2"]
+    assert agent.finish(2, 1) == "late"
+    assert state(queue, 2) == "cancelled"
+
+
+def test_cancelled_tasks_are_passed_over_and_come_back_when_retried(queue: Queue) -> None:
+    ids = add(queue, *(f"echo {number}" for number in range(20)))
+    agent = Scripted(queue, "h", cpus=64)
+    assert queue.cancel(ids[:10]) == 10
+    assert queue.cancel(ids[:10]) == 0
+    assert queue.retry([ids[3]]) == 1
+    assert [task_id for task_id, _ in agent.claim(64)] == [ids[3], *ids[10:]]
+    counts = queue.counts()
+    assert (counts.todo, counts.running, counts.cancelled) == (0, 11, 9)
+
+
+def test_many_cancelled_tasks_do_not_hold_up_a_claim(queue: Queue) -> None:
+    add(queue, *(f"echo {number}" for number in range(12_000)), "last")
+    queue.cancel(range(1, 12_001))
+    agent = Scripted(queue, "h")
+    calls = 1
+    while not (got := agent.claim()):
+        assert agent.status == "more"
+        calls += 1
+    assert got == [(12_001, 1)]
+    assert calls == 3
+
+
+def test_retry_starts_anew_but_keeps_number_and_history(queue: Queue) -> None:
+    add(queue, "a")
+    agent = Scripted(queue, "h")
+    agent.claim()
+    agent.finish(1, 1, exit_code=9)
+    assert queue.retry() == 1
+    assert agent.claim() == [(1, 2)], "on the same host: it starts anew"
+    agent.finish(1, 2)
+    record = queue.task(1)
+    assert record
+    assert [(entry.attempt, entry.reason) for entry in record.tries] == [(1, "exit 9")]
+    assert queue.retry([1]) == 0, "what is done stays done"
+
+
+def test_forget_removes_every_trace(server: Room, queue: Queue) -> None:
+    add(queue, "a", "b")
+    agent = Scripted(queue, "h")
+    agent.claim()
+    agent.finish(1, 1, stdout=b"x" * 1000)
+    assert queue.forget([1, 2]) == 1, "what has not ended stays"
+    assert queue.task(1) is None
+    assert queue.submit([TaskSpec(command="a")]).added == 1
+    keys = [key for key in server.valkey.client().scan_iter() if b"stdout" in key]
+    assert keys == []
+
+
+def test_drained_hosts_take_nothing_until_they_resume(queue: Queue) -> None:
+    add(queue, "a")
+    agent = Scripted(queue, "h")
+    assert queue.drain(["h"]) == 1
+    assert agent.claim() == []
+    assert agent.status == "draining"
+    assert agent.beat()[1] == b"1"
+    assert queue.clients()[0].state == "draining"
+    assert queue.drain(["h"], resume=True) == 1
+    assert agent.claim() == [(1, 1)]
+
+
+def test_what_a_lost_reply_left_with_an_agent_is_found_out(queue: Queue, server: Room) -> None:
+    add(queue, "a")
+    agent = Scripted(queue, "h")
+    agent.claim()
+    agent.beat(complete=True)
+    assert state(queue, 1) == "running", "the claim is too young"
+    server.valkey.client().hset(queue.keys.running, "1", "1,1000,h#1")
+    agent.beat(complete=False)
+    assert state(queue, 1) == "running", "a claim is under way"
+    agent.beat(complete=True)
+    assert state(queue, 1) == "todo"
+
+
+def test_reset_removes_tasks_and_keeps_agents_and_ids(queue: Queue) -> None:
+    add(queue, "a", "b", "c")
+    agent = Scripted(queue, "h")
+    held = agent.claim(1)
+    assert queue.reset() == 3
+    assert queue.counts().total == 0
+    assert agent.beat(*held)[5] == [b"1"]
+    assert agent.finish(1, 1) == "late"
+    assert add(queue, "a") == [4]
+    assert agent.claim() == [(4, 1)]
+
+
+def test_outcomes_come_in_order_each_once_and_go_on_from_a_cursor(queue: Queue) -> None:
+    add(queue, *"abc")
+    agent = Scripted(queue, "h")
+    agent.claim(3)
+    agent.finish(2, 1, exit_code=1)
+    agent.finish(1, 1)
+    first = list(queue.outcomes())
+    assert [(record.id, record.state) for record in first] == [(2, "failed"), (1, "done")]
+    queue.retry()
+    agent.claim(1)
+    agent.finish(2, 2)
+    agent.finish(3, 1)
+    assert [record.id for record in queue.outcomes(since=first[-1].cursor)] == [2, 3]
+    assert [record.id for record in queue.outcomes()] == [1, 2, 3], "the first end of 2 does not count any more"
+
+
+def test_wait_returns_as_soon_as_the_tasks_have_ended(queue: Queue) -> None:
+    ids = add(queue, "a", "b")
+    agent = Scripted(queue, "h")
+    agent.claim(2)
+    assert queue.wait(ids, timeout=0.2) is False
+    seen = []
+    timer = threading.Timer(0.3, lambda: [agent.finish(task_id, 1) for task_id in ids])
+    timer.start()
+    start = time.monotonic()
+    assert queue.wait(ids, progress=seen.append, timeout=30)
+    assert time.monotonic() - start < 15
+    assert seen[-1].done == 2
+    assert queue.wait(timeout=1), "nothing is left at all"
+    timer.join()
+
+
+def test_wait_notices_tasks_that_are_forgotten(queue: Queue) -> None:
+    assert queue.wait([12345], timeout=5)
+
+
+def test_tasks_are_found_by_state_text_and_host(queue: Queue) -> None:
+    add(queue, "alpha", "beta", "gamma")
+    queue.submit([TaskSpec(command="delta", name="named alpha", tags=("blue",))])
+    agent = Scripted(queue, "h")
+    agent.claim(2)
+    agent.finish(1, 1)
+    assert [record.id for record in queue.tasks("done")] == [1]
+    assert [record.id for record in queue.tasks("running", host="h")] == [2]
+    assert [record.id for record in queue.tasks(match="alpha|blue")] == [1, 4]
+    assert [record.id for record in queue.tasks(match="a$", exclude="^(alpha|delta)")] == [2, 3]
+    assert [record.id for record in queue.tasks(limit=2)] == [1, 2]
+    with pytest.raises(InputError, match="bad pattern"):
+        next(queue.tasks(match="("))
+
+
+def test_settings_reach_agents_with_their_version(queue: Queue) -> None:
+    agent = Scripted(queue, "h")
+    queue.configure({"max_load": 2.5, "while_idle": "yes"})
+    queue.configure({"max_load": 4}, host="h")
+    _, _, _, version, pairs, _ = agent.beat()
+    assert version == b"2"
+    assert dict(zip(pairs[::2], pairs[1::2], strict=True))[b"max_load@h"] == b"4"
+    assert queue.settings() == {"max_load": "2.5", "max_load@h": "4", "while_idle": "1"}
+    queue.configure({"max_load": None})
+    assert "max_load" not in queue.settings()
+    with pytest.raises(InputError, match="unknown setting 'loud'"):
+        queue.configure({"loud": 1})
+
+
+def test_a_dead_server_is_reported_as_such(server: Room) -> None:
+    with pytest.raises(ServerError, match="does not answer"):
+        Queue.connect(str(server.folder / "nothing.sock"), "room")
+
+
+def test_one_task_is_claimed_by_one_agent_however_many_ask(queue: Queue, server: Room) -> None:
+    add(queue, *(f"echo {number}" for number in range(600)))
+    got: list[int] = []
+
+    def take_all(name: str) -> None:
+        mine = Queue.connect(server.valkey.socket, "room")
+        agent = Scripted(mine, name, cpus=64)
+        while held := agent.claim(7):
+            got.extend(task_id for task_id, _ in held)
+        mine.close()
+
+    threads = [threading.Thread(target=take_all, args=(f"h{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == list(range(1, 601))
+
+
+def test_agents_may_do_nothing_but_their_work(server: Room, queue: Queue) -> None:
+    import redis
+
+    client = redis.Redis(unix_socket_path=server.valkey.socket, username="agent", password="secret-of-agents")
+    mine = Queue(client, "room")
+    add(queue, "a")
+    agent = Scripted(mine, "h")
+    agent.beat(*agent.claim())
+    assert agent.finish(1, 1) == "ok"
+    mine.scripts.call("leave", agent.name)
+    server.valkey.client().set("{roomful:other}:meta", "x")
+    forbidden = [
+        ["FLUSHALL"],
+        ["CONFIG", "GET", "*"],
+        ["ACL", "LIST"],
+        ["KEYS", "*"],
+        ["GET", "{roomful:other}:meta"],
+    ]
+    forbidden += [["EVAL", "return redis.call('HGET', KEYS[1], 'x')", "1", "{roomful:other}:meta"], ["SHUTDOWN"]]
+    forbidden += [["CLIENT", "KILL", "TYPE", "normal"], ["SUBSCRIBE", "x"], ["MONITOR"]]
+    for command in forbidden:
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            client.execute_command(*command)
+    client.close()
+
+
+def test_a_queued_task_takes_little_of_the_servers_memory(queue: Queue, server: Room) -> None:
+    """A task with a 50-byte command takes at most 250 bytes of the server's memory."""
+    client = server.valkey.client()
+    before = client.info("memory")["used_memory"]
+    count = 100_000
+    queue.submit(
+        TaskSpec(command=f"./cachesim --trace data/w{number:09d}.bin --size 1GiB") for number in range(count)
+    )
+    used = (client.info("memory")["used_memory"] - before) / count
+    assert len(f"./cachesim --trace data/w{0:09d}.bin --size 1GiB") == 50
+    assert used < 250, f"{used:.0f} bytes a task"
+
+
+def test_a_claim_costs_the_same_however_long_the_queue_is(queue: Queue) -> None:
+    agent = Scripted(queue, "h", cpus=1000)
+
+    def cost() -> float:
+        best = 1e9
+        for _ in range(7):
+            start = time.process_time(), time.monotonic()
+            held = agent.claim(50)
+            best = min(best, time.monotonic() - start[1])
+            agent.requeue("released", *((task_id, attempt, 0) for task_id, attempt in held))
+        return best
+
+    add(queue, *(f"first {number}" for number in range(1000)))
+    short = cost()
+    add(queue, *(f"more {number}" for number in range(200_000)))
+    assert cost() < 3 * short + 0.001
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_the_queue_of_another_cluster_is_another_queue(server: Room, queue: Queue, number: int) -> None:
+    other = Queue.connect(f"unix://{server.valkey.socket}", f"other{number}")
+    add(other, "a")
+    assert queue.counts().total == 0
+    assert other.counts().todo == 1
+    other.close()
+
+
+def test_a_woken_agent_hears_of_new_work(queue: Queue) -> None:
+    agent = Scripted(queue, "h")
+    assert agent.claim() == []
+    client = queue._redis
+    heard: list[object] = []
+    thread = threading.Thread(target=lambda: heard.extend(client.xread({queue.keys.wake: "0-0"}, block=10_000)))
+    thread.start()
+    time.sleep(0.05)
+    add(queue, "a")
+    thread.join()
+    assert heard
+    wait_until(lambda: agent.claim() == [(1, 1)], 5)
