@@ -69,14 +69,14 @@ class Output:
     tail: bytes
     #: Bytes in all.
     size: int
-    #: The file on ``host`` that has all of it; empty where ``head`` has.
+    #: The file on ``host`` that has all of it; empty where ``head`` has, or where the disk there was full.
     path: str
     host: str
 
     @property
     def complete(self) -> bool:
         """Whether ``head`` is all of it."""
-        return not self.path
+        return len(self.head) == self.size
 
 
 @dataclass(frozen=True)
