@@ -67,9 +67,10 @@ def environment(compatibility_mode: bool = False) -> Iterator[None]:
         try:
             yield
         finally:
+            folders = tuple(f"{folder}/" for folder in set(sys.path) - set(path))
             sys.path[:] = path
             for name in set(sys.modules) - known:
-                if name.startswith(PREFIX):
+                if name.startswith(PREFIX) or _file_of(sys.modules[name]).startswith(folders):
                     del sys.modules[name]
 
 
@@ -161,10 +162,14 @@ class Loader:
             }
 
 
+def _file_of(module: types.ModuleType) -> str:
+    return str(getattr(module, "__file__", None) or "")
+
+
 def _traceback(error: BaseException, file: Path) -> str:
     """The traceback from the experiment file on: what leads there is ours."""
     tb = error.__traceback__
-    while tb and tb.tb_next and tb.tb_frame.f_code.co_filename != str(file):
+    while tb and tb.tb_frame.f_code.co_filename != str(file):
         tb = tb.tb_next
     return "".join(traceback.format_exception(type(error), error, tb)).rstrip()
 
