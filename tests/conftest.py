@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 #: The lab's fixtures, for every test.
-pytest_plugins = ["tests.support.lab"]
+pytest_plugins = ["tests.support.lab", "tests.support.server"]
 
 #: Where a missing program or right is a failure, not a reason to skip.
 IN_CI = bool(os.environ.get("CI"))

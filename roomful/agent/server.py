@@ -32,7 +32,9 @@ from roomful.agent.private import (
     write_atomically,
     write_json,
 )
+from roomful.agent.processes import process
 from roomful.agent.server_folder import (
+    data_without_manifest,
     directory_of,
     forget,
     keep_zipapp,
@@ -47,6 +49,10 @@ VERSION = 1
 #: Reading back a large append-only file takes time: about 1 s for a million tasks.
 START_SECONDS = 300.0
 STOP_SECONDS = 90.0
+#: Bytes without which nothing of ours can be written.
+LEAST_SPACE = 64 * 1024
+FREE_SPACE = "free some space, or set roomful.server_directory to another disk"
+
 Reply = Dict[str, Any]
 
 
@@ -66,13 +72,22 @@ def start(request: Mapping[str, Any]) -> Reply:
             # Its supervisor was killed: Valkey is about to end, and starts again below.
             _stop(directory)
         already = Lock(directory / "lock").owner() is not None
-        _wait_until_ready(directory, None if already else _launch(directory, request))
+        if not already:
+            _launch(directory, request)
+        _wait_until_ready(directory)
         reply = status(request)
         outdated = reply["zipapp"] != Path(request["zipapp"]).name
         return {**reply, "already": already, "outdated": outdated}
 
 
-def _launch(directory: Path, request: Mapping[str, Any]) -> subprocess.Popen[bytes]:
+def _launch(directory: Path, request: Mapping[str, Any]) -> None:
+    """Write what the supervisor reads, and start it; returns when it holds the lock."""
+    lost = data_without_manifest(directory)
+    if lost:
+        fix = "put it back, or start anew: inv stop-server --forget"
+        raise Refusal(
+            "Valkey would begin anew", where=lost, why="the list of its files is missing", fix=fix, code="data"
+        )
     program = find_program([*request.get("candidates", ()), *map(str, sorted(directory.glob("bin/valkey-server*")))])
     private_directory(directory / "data")
     private_directory(directory / "bin")
@@ -101,7 +116,7 @@ def _launch(directory: Path, request: Mapping[str, Any]) -> subprocess.Popen[byt
     # Only a defect writes here: all three programs have logs of their own.
     output = os.open(str(directory / "output.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     try:
-        return subprocess.Popen(
+        done = subprocess.run(
             [*command, "supervise", str(directory)],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -109,39 +124,45 @@ def _launch(directory: Path, request: Mapping[str, Any]) -> subprocess.Popen[byt
             env=daemon_environment(),
             cwd="/",
             start_new_session=True,
+            check=False,
         )
     finally:
         os.close(output)
+    if done.returncode != 0:
+        raise _gone(directory)
 
 
-def _wait_until_ready(directory: Path, process: subprocess.Popen[bytes] | None) -> None:
+def _wait_until_ready(directory: Path) -> None:
+    lock = Lock(directory / "lock")
     deadline = time.monotonic() + START_SECONDS
-    gone_since = None
     while True:
+        running = lock.owner() is not None
+        # Read after the lock: what ended in between has written its last word.
         state = read_json(directory / "status.json") or {}
-        if state.get("state") == "ready":
+        if running and state.get("state") == "ready":
             return
-        if state.get("state") == "failed":
-            if process is not None:
-                process.wait()
-            raise _failed(directory, state)
-        # A supervisor of an earlier life may take a moment to end; ours has ended too early.
-        running = process.poll() is None if process is not None else Lock(directory / "lock").owner() is not None
         if not running:
-            gone_since = gone_since or time.monotonic()
-            if time.monotonic() - gone_since > 0.5:
-                text = last_lines(directory / "output.log")
-                raise Refusal("the server ended while it started", where=str(directory), why=text, fix="try again")
+            raise _failed(directory, state) if state.get("state") == "failed" else _gone(directory)
         if time.monotonic() > deadline:
             fix = "it goes on: ask again with inv server-status"
             raise Refusal(f"not ready after {START_SECONDS:g} s", where=str(directory), why=str(state), fix=fix)
         time.sleep(0.02)
 
 
+def _gone(directory: Path) -> Refusal:
+    """Explain a supervisor that ended without a word."""
+    space = os.statvfs(str(directory))
+    if space.f_bavail * space.f_frsize < LEAST_SPACE:
+        why = os.strerror(errno.ENOSPC)
+        return Refusal("the server cannot start", where=str(directory), why=why, fix=FREE_SPACE, code="disk-full")
+    why = last_lines(directory / "output.log") or last_lines(directory / "supervisor.log")
+    return Refusal("the server ended while it started", where=str(directory), why=why)
+
+
 def _failed(directory: Path, state: Mapping[str, Any]) -> Refusal:
     why = str(state.get("why", ""))
     if "No space left" in why:
-        return Refusal("Valkey cannot start", where=str(directory), why=why, fix="free some space", code="disk-full")
+        return Refusal("the server cannot start", where=str(directory), why=why, fix=FREE_SPACE, code="disk-full")
     if state.get("data_fault"):
         data = next(iter(sorted((directory / "data").glob("**/*.manifest"))), directory / "data")
         fix = (
@@ -266,12 +287,10 @@ def _stop(directory: Path) -> bool:
 def _orphaned(directory: Path) -> bool:
     """Tell whether the supervisor is gone, and Valkey, which inherited its lock, is ending or stuck."""
     owner = Lock(directory / "lock").owner()
-    try:
-        if owner:
-            os.kill(owner, 0)
-    except ProcessLookupError:
-        return True
-    return False
+    if not owner:
+        return False
+    found = process(owner)
+    return found is None or found.state == "Z"
 
 
 def _end_orphan(directory: Path) -> None:
@@ -303,7 +322,7 @@ def handle(request: Mapping[str, Any]) -> Reply:
             "what": "the disk is full" if full else "cannot do it",
             "where": str(error.filename or ""),
             "why": error.strerror or str(error),
-            "fix": "free some space, or set roomful.server_directory to another disk" if full else "",
+            "fix": FREE_SPACE if full else "",
             "code": "disk-full" if full else "error",
         }
         return {"refused": fields}

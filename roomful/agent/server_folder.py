@@ -82,6 +82,14 @@ def link_tool(directory: Path, program: str) -> None:
     link.symlink_to(program)
 
 
+def data_without_manifest(directory: Path) -> str:
+    """Return where data are whose manifest is gone: Valkey (from 7.0 on) would not read but overwrite them."""
+    folder = directory / "data" / "appendonlydir"
+    names = os.listdir(str(folder)) if folder.is_dir() else []
+    alone = any(name.endswith(".aof") for name in names) and not any(name.endswith(".manifest") for name in names)
+    return str(folder / "appendonly.aof.manifest") if alone else ""
+
+
 def size_of(directory: Path) -> int:
     """Return the bytes in all files below a folder."""
     total = 0

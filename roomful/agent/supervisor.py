@@ -18,10 +18,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from roomful.agent.private import Lock, daemon_environment, read_json, write_json
-from roomful.agent.valkey import passwords_in, ping, why_it_ended
+from roomful.agent.valkey import passwords_in, ping, what_was_cut, why_it_ended
 
 VERSION = 1
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -189,17 +189,14 @@ class Supervisor:
             return True
         if self.state != "ready":
             answer = ping(self.plan["socket"], "controller", self.password)
+            self.was_ready = self.was_ready or answer == "ready"
+            self.why = "" if answer in ("down", "loading") else answer
             if answer == "ready":
-                self.was_ready = True
-                self.why = ""
-            else:
-                self.why = "" if answer in ("down", "loading") else answer
-            self._publish({"ready": "ready", "loading": "loading"}.get(answer, "starting"))
+                self.why = what_was_cut(self._new_log())
+            self.state = answer if answer in ("ready", "loading") else "starting"
         if self.was_ready:
-            keeper = self.keeper.pid
             self.keeper.tend(self.log)
-            if self.keeper.pid != keeper:
-                self._publish(self.state)
+        self._publish(self.state)
         self._touch()
         return True
 
@@ -264,17 +261,37 @@ def protect_from_oom(pid: int | None) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the supervisor of the folder given; exit code 3 if another one has it."""
+    """Start the supervisor of the folder given and return when it has the lock; exit code 3 if another one has it."""
     directory = Path(arguments[1])
     os.chdir(directory)
     os.umask(0o077)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return _detached(lambda told: _supervise(directory, told))
+
+
+def _detached(run: Callable[[Callable[[], None]], int]) -> int:
+    """Run a function in a process that is nobody's child; returns 0 when it has said that all is well, else 3."""
+    reading, writing = os.pipe()
+    if os.fork():
+        os.close(writing)
+        return 0 if os.read(reading, 1) else 3
+    os.close(reading)
+
+    def told() -> None:
+        os.write(writing, b"1")
+        os.close(writing)
+
+    os._exit(run(told))
+
+
+def _supervise(directory: Path, told: Callable[[], None]) -> int:
     lock = Lock(directory / "lock")
     # Somebody may be looking at the lock at this very moment.
     if not lock.acquire(wait=2.0):
         return 3
+    told()
     os.environ.clear()
     os.environ.update(daemon_environment())
     plan = read_json(directory / "server.json")

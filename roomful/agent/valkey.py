@@ -184,11 +184,21 @@ def ping(socket_path: str, user: str, password: str, timeout: float = 2.0) -> st
     return lines[0] or "down"
 
 
+def what_was_cut(log: str) -> str:
+    """Pick from the log what a server says when it has dropped the end of its data; empty if it did not."""
+    match = re.search(r"Truncating the AOF (\S+) at offset (\d+)", log)
+    return (
+        f"a write cut short, as by a power failure, was dropped: {match[1]} ends at byte {match[2]} now"
+        if match
+        else ""
+    )
+
+
 def why_it_ended(log: str) -> tuple[str, bool]:
     """Pick the log's line that says why a server would not start, and tell whether its data file is the reason."""
     lines = [re.sub(r"^\d+:\w \d+ \w+ \d{4} [\d:.]+ [*#.-] ", "", line) for line in log.splitlines() if line.strip()]
     patterns = (
-        r"Bad file format reading the append only file|Unexpected end of file|Unrecoverable error reading",
+        r"(Bad file format|Error) reading the append only file|Unexpected end of file|Unrecoverable error reading",
         r"Unknown command .* append only file|The AOF .* (doesn't|does not) exist|AOF.*(manifest|corrupt)",
         r"Fatal|FATAL|Can't|Failed|failed|No space left|error|Error",
     )

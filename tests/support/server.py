@@ -1,0 +1,51 @@
+"""A project whose server tests may start, break and stop; whatever happens, nothing of it is left."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roomful.server import Server
+from roomful.settings import Settings
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Settings]:
+    """Settings of an empty project with a server folder of its own; its server is stopped and forgotten at the end."""
+    settings = Settings(root=tmp_path, server_directory=str(tmp_path / "server"))
+    yield settings
+    clean_up(settings)
+
+
+def clean_up(settings: Settings) -> None:
+    """Stop and forget the server of a project; fails if a process of it remains."""
+    directory = Path(settings.server_directory)
+    try:
+        Server(settings, None).stop(forget=True)
+        wait_until(lambda: not processes_of(directory), 10, lambda: f"left: {processes_of(directory)}")
+    finally:
+        for pid in processes_of(directory):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def processes_of(folder: Path) -> dict[int, str]:
+    """Return the processes whose arguments or working directory name a folder, by pid."""
+    found = {}
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            command = Path(f"/proc/{name}/cmdline").read_bytes()
+            place = os.readlink(f"/proc/{name}/cwd")
+        except OSError:
+            continue
+        if os.fsencode(folder) in command or (place + "/").startswith(f"{folder}/"):
+            found[int(name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
+    return found
