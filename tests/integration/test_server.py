@@ -174,10 +174,8 @@ def test_the_default_user_and_an_agent_may_not_do_much(project: Settings) -> Non
     with pytest.raises(redis.AuthenticationError):
         redis.Redis(unix_socket_path=socket).ping()
     passwords = json.loads((folder(project) / "passwords.json").read_text())
-    for user, refused in (
-        ("agent", ["FLUSHALL", "KEYS *", "ACL LIST", "CONFIG GET dir"]),
-        ("controller", ["FLUSHALL"]),
-    ):
+    forbidden = ["FLUSHALL", "SHUTDOWN NOSAVE", "CONFIG SET dir /tmp", "REPLICAOF NO ONE", "MODULE LIST"]
+    for user, refused in (("agent", ["KEYS *", "ACL LIST", "CONFIG GET dir", "INFO"]), ("controller", [])):
         client = redis.Redis(unix_socket_path=socket, username=user, password=passwords[user])
         assert client.ping()
         for command in [*forbidden, *refused]:

@@ -17,7 +17,7 @@ from tests.support.waiting import wait_until
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Settings]:
-    """Settings of an empty project with a server folder of its own; its server is stopped and forgotten at the end."""
+    """Settings of an empty project with a server folder of its own; its server is gone at the end."""
     settings = Settings(root=tmp_path, server_directory=str(tmp_path / "server"))
     yield settings
     clean_up(settings)
