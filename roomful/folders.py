@@ -33,9 +33,10 @@ def parse_mode(text: str) -> int | None:
     """
     if not text:
         return None
-    mode = int(text, 8) if re.fullmatch(r"[0-7]{3,4}", text) else -1
+    octal = re.fullmatch(r"[0-7]{3,4}", text)
+    mode = int(text, 8) if octal else 0
     if mode & 0o700 != 0o700:
-        why = "" if mode < 0 else "the owner could not use the folder"
+        why = "the owner could not use the folder" if octal else ""
         raise InputError(f"bad --mode {text!r}", why=why, fix="give an octal mode such as 750")
     return mode
 
