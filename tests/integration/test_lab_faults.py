@@ -18,6 +18,12 @@ from tests.support.lab import LabFactory, connect, ssh
 from tests.support.waiting import wait_until
 
 
+def talking(lab: Lab) -> list[str]:
+    """An ssh command to lab01 that says something each second: only so it learns that the other has forgotten it."""
+    alive = ["-o", "ServerAliveInterval=1", "-o", "ServerAliveCountMax=100"]
+    return ["nsenter", f"--net=/run/netns/{lab.netns}", "ssh", "-F", str(lab.ssh_config), *alive, "lab01"]
+
+
 @pytest.mark.root
 @pytest.mark.parametrize(
     ("how", "met"),
@@ -45,8 +51,7 @@ def test_a_host_fails_as_asked_its_neighbour_does_not_and_heal_undoes_it(two: La
 def test_a_power_cut_is_silent_ends_everything_and_keeps_only_the_disk(two: Lab) -> None:
     ssh(two, "lab01", "echo kept > ~/kept; echo gone > /tmp/gone; echo kept > /var/tmp/kept")
     ssh(two, "lab01", "setsid sleep 1000 </dev/null >/dev/null 2>&1 &")
-    argv = ["nsenter", f"--net=/run/netns/{two.netns}", "ssh", "-F", str(two.ssh_config), "lab01", "sleep 1000"]
-    with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as login:
+    with subprocess.Popen([*talking(two), "sleep 1000"], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE) as login:
         wait_until(lambda: "sleep" in ssh(two, "lab01", "ps -e -o args= | grep '^sleep 1000'").stdout, 10)
         labs.fail(two.name, "lab01", "poweroff")
         with pytest.raises(subprocess.TimeoutExpired):
@@ -140,6 +145,23 @@ def test_a_full_disk_takes_nothing_until_it_is_mended(two: Lab) -> None:
     assert ssh(two, "lab02", "echo x > ~/x").returncode == 0
     labs.heal(two.name, "lab01")
     assert ssh(two, "lab01", "echo x > ~/x; echo x > /tmp/x").returncode == 0
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("ended_by", ["heal", "poweroff"])
+def test_a_home_can_hang_and_frees_its_waiters_when_it_ends(two: Lab, ended_by: str) -> None:
+    labs.fail(two.name, "lab01", "hang-home")
+    with subprocess.Popen([*talking(two), "ls /home/student"], stdin=subprocess.DEVNULL) as looking:
+        with pytest.raises(subprocess.TimeoutExpired):
+            looking.wait(timeout=1)
+        if ended_by == "poweroff":
+            assert labs.fail(two.name, "lab01", "poweroff").faults == ("poweroff",)
+            assert processes.marked(two.host_directory("lab01")) == set()
+            # sshd had not even read the key yet: the client waits for ever.
+            looking.kill()
+        labs.heal(two.name, "lab01")
+        assert looking.wait(timeout=30) == {"heal": 0, "poweroff": -signal.SIGKILL}[ended_by]
+    assert ssh(two, "lab01", "cd ~ && pwd").stdout == "/home/student\n"
 
 
 @pytest.mark.root
