@@ -22,6 +22,7 @@ from roomful.remote_process import STDERR, STDOUT, Launch, RemoteProcess
 from roomful.settings import Settings
 from roomful.warm import WarmHosts
 from tests.support.lab import LabFactory, lab, rootless_lab, settings_for
+from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree, wait_until_gone
 from tests.support.waiting import wait_until
 
 __all__ = ["lab", "rootless_lab"]
@@ -93,49 +94,11 @@ def run(commands: HostCommands, launch: Launch, stdin: bytes | None = None, seco
     return seen
 
 
-_marks = iter(range(1, 1000))
-
-
-def mark() -> str:
-    """A number of seconds to sleep that no other process sleeps."""
-    return f"{86400 + os.getpid() % 1000}.{next(_marks):03d}{random.randrange(1000):03d}"
-
-
-def alive(number: str) -> list[int]:
-    """The processes that sleep for so long, or whose command line mentions it."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
-            try:
-                line = (folder / "cmdline").read_bytes()
-                state = (folder / "stat").read_bytes().rpartition(b")")[2].split()[0]
-            except OSError:
-                continue
-            if number.encode() in line and state != b"Z":
-                found.append(int(folder.name))
-    return found
-
-
-#: Leaves a process that has its own session, no living parent, and none of our environment.
-DAEMON = "setsid sh -c 'env -i setsid sleep {mark} & exit' & sleep {mark}"
-
-
-def start_tree(commands: HostCommands, number: str) -> Seen:
+def start_tree(commands: HostCommands, mark: str) -> Seen:
     seen = Seen()
-    commands.start(Launch(DAEMON.format(mark=number)), seen)
-    wait_until(lambda: len([pid for pid in alive(number) if is_sleep(pid)]) == 2, 5, lambda: alive(number))
+    commands.start(Launch(TREE.format(mark=mark)), seen)
+    wait_for_tree(mark)
     return seen
-
-
-def is_sleep(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/comm").read_text().strip() == "sleep"
-    except OSError:
-        return False
-
-
-def gone(number: str, seconds: float) -> None:
-    wait_until(lambda: not alive(number), seconds, lambda: f"still there: {alive(number)}")
 
 
 def test_a_command_has_its_shell_folder_environment_and_exit_code(commands: HostCommands) -> None:
@@ -236,18 +199,18 @@ def test_a_signal_reaches_the_whole_process_group(commands: HostCommands) -> Non
 
 
 def test_kill_ends_the_whole_tree_and_nobody_elses(commands: HostCommands) -> None:
-    mine, other = mark(), mark()
+    mine, other = new_mark(), new_mark()
     seen, spared = start_tree(commands, mine), start_tree(commands, other)
     seen.process.kill()
     assert seen.over.wait(5)
     assert seen.process.gone.wait(5)
     assert alive(mine) == []
-    assert len([pid for pid in alive(other) if is_sleep(pid)]) == 2
+    assert len(alive(other, "sleep")) == 2
     assert not spared.over.is_set()
 
 
 def test_a_daemon_that_outlives_its_command_is_still_of_its_tree(commands: HostCommands) -> None:
-    number = mark()
+    number = new_mark()
     seen = run(commands, Launch(f"setsid sleep {number} > /dev/null 2>&1 < /dev/null &"))
     assert seen.status == 0
     assert alive(number)
@@ -258,7 +221,7 @@ def test_a_daemon_that_outlives_its_command_is_still_of_its_tree(commands: HostC
 
 
 def test_closing_waits_until_nothing_is_left(warm: WarmHosts, commands: HostCommands) -> None:
-    number = mark()
+    number = new_mark()
     start_tree(commands, number)
     warm.close()
     assert alive(number) == []
@@ -266,13 +229,13 @@ def test_closing_waits_until_nothing_is_left(warm: WarmHosts, commands: HostComm
 
 
 def test_a_connection_that_breaks_ends_everything_there(commands: HostCommands) -> None:
-    number = mark()
+    number = new_mark()
     seen = start_tree(commands, number)
     commands.abandon()
     assert seen.over.wait(5)
     assert seen.failure
     assert seen.failure.reason == "lost"
-    gone(number, 5)
+    wait_until_gone(number, 5)
 
 
 def test_silence_ends_everything_there(
@@ -280,12 +243,12 @@ def test_silence_ends_everything_there(
 ) -> None:
     """As when the network is cut: the connection stands, and nothing comes."""
     monkeypatch.setattr(warm_module, "PING_SECONDS", 3600.0)
-    number = mark()
+    number = new_mark()
     with WarmHosts(settings) as pool:
         commands = pool.connect(hosts[:1])[0].value
         assert commands
         start_tree(commands, number)
-        gone(number, 5)
+        wait_until_gone(number, 5)
         wait_until(lambda: not commands.alive, 2)
 
 
@@ -295,22 +258,22 @@ def test_pings_keep_an_idle_connection_alive(commands: HostCommands) -> None:
 
 
 def test_a_killed_supervisor_leaves_nothing(commands: HostCommands) -> None:
-    number = mark()
+    number = new_mark()
     seen = start_tree(commands, number)
     os.kill(parent(seen.pid), signal.SIGKILL)
     assert seen.over.wait(5)
     assert seen.status == -signal.SIGKILL
-    gone(number, 5)
+    wait_until_gone(number, 5)
     assert run(commands, Launch("echo here")).out == b"here\n"
 
 
 def test_a_killed_launcher_leaves_nothing(commands: HostCommands) -> None:
-    number = mark()
+    number = new_mark()
     seen = start_tree(commands, number)
     os.kill(commands.about["pid"], signal.SIGKILL)
     assert seen.over.wait(5)
     assert seen.failure
-    gone(number, 5)
+    wait_until_gone(number, 5)
 
 
 def test_a_lost_host_can_be_connected_again(warm: WarmHosts, hosts: tuple[Host, ...], commands: HostCommands) -> None:
