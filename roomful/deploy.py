@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from roomful import host_program
 from roomful.hosts import Host
 from roomful.manifest import Manifest, scan
-from roomful.outcome import Outcome, Outcomes
+from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.paths import inside_workdir, key_of
-from roomful.rsync import Rsync
+from roomful.rsync import Rsync, push_options
 from roomful.settings import Settings
 from roomful.sharing import Sharing
 from roomful.state import ProjectState, private_directory
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Verifying a deployment may take this much longer for each byte, on top of the time every command has.
 SECONDS_PER_BYTE = 1 / 20_000_000
+#: The commit program's reason where a file there is not what it is here.
+DIFFERS = "differs"
 #: At most so many cut pushes are looked through for files that need not be sent again.
 MOST_CUT_PUSHES = 3
 
@@ -215,12 +217,10 @@ class _Session:
         self, connection: HostConnection, manifest: Manifest, request: dict[str, Any], answer: dict[str, Any]
     ) -> Deployed:
         staging = f"{connection.entry.key[:80]}-{request['index']}@{self.run.controller}.{self.run.token}"
+        target = f"{answer['directory']}/staging/{staging}"
         cut = [name for name in answer["stagings"] if self.run.is_cut(name)]
         basis = [f"../../releases/{answer['release']}"] if answer["release"] else []
         basis += [f"../{name}" for name in cut[-MOST_CUT_PUSHES:]]
-        moved = self.rsync.push(
-            connection, manifest.root, f"{answer['directory']}/staging/{staging}", self.files, basis
-        )
         # The run's token makes the name new; the digest is for people.
         digest = hashlib.sha256("".join(sorted(request["entries"].values())).encode()).hexdigest()[:12]
         commit = request | {
@@ -230,7 +230,16 @@ class _Session:
             "items": [item.to_wire() for item in manifest.items],
         }
         seconds = self.settings.command_timeout_seconds + manifest.size * SECONDS_PER_BYTE
-        done = host_program.run(connection, "commit", commit, timeout=seconds)
+        moved = self.rsync.push(connection, manifest.root, target, push_options(self.files, basis))
+        try:
+            done = host_program.run(connection, "commit", commit, timeout=seconds)
+        except HostFailure as failure:
+            if failure.reason != DIFFERS:
+                raise
+            # Another content with the same size and time, as on a filesystem that keeps only seconds: read them all.
+            options = push_options(self.files, basis, compare_content=True)
+            moved += self.rsync.push(connection, manifest.root, target, options)
+            done = host_program.run(connection, "commit", commit, timeout=seconds)
         notes = [f"moved to .roomful/replaced: {path}" for path in done["replaced"]]
         if done["kept"]:
             notes.append(f"{done['kept']} files of tasks kept in .roomful/kept: SOURCE has others in their place")

@@ -44,16 +44,16 @@ _TURNED_AWAY = re.compile(r"kex_exchange_identification|Connection (closed|reset
 #: rsync's exit code where files disappeared while it read them.
 _VANISHED = 24
 
-#: What stands before a reason in ssh's or rsync's own words.
+#: What ssh, rsync and the system say, and our reason for it. rsync's own "Permission denied (13)" is about a file.
 _WORDS = (
-    ("No space left on device", "disk-full"),
-    ("Disk quota exceeded", "quota"),
-    ("Host key verification failed", "host-key"),
-    ("Permission denied (", "auth"),
-    ("Connection refused", "refused"),
-    ("No route to host", "no-route"),
-    ("Could not resolve hostname", "dns"),
-    ("Connection timed out", "timeout"),
+    (r"No space left on device", "disk-full"),
+    (r"Disk quota exceeded", "quota"),
+    (r"Host key verification failed", "host-key"),
+    (r"Permission denied \([a-z]", "auth"),
+    (r"Connection refused", "refused"),
+    (r"No route to host", "no-route"),
+    (r"Could not resolve hostname", "dns"),
+    (r"Connection timed out", "timeout"),
 )
 
 
@@ -64,6 +64,10 @@ class Transferred:
     bytes_sent: int
     bytes_received: int
     files: int
+
+    def __add__(self, other: Transferred) -> Transferred:
+        received = self.bytes_received + other.bytes_received
+        return Transferred(self.bytes_sent + other.bytes_sent, received, self.files + other.files)
 
 
 @dataclass(frozen=True)
@@ -112,12 +116,9 @@ class Rsync:
                 with contextlib.suppress(ProcessLookupError):
                     process.terminate()
 
-    def push(
-        self, connection: HostConnection, source: bytes, target: str, files: Path, basis: Sequence[str] = ()
-    ) -> Transferred:
-        """Bring the files listed in ``files`` from the folder ``source`` into the folder ``target`` there.
+    def push(self, connection: HostConnection, source: bytes, target: str, options: Sequence[str]) -> Transferred:
+        """Bring files from the folder ``source`` into the folder ``target`` there, as ``push_options`` say.
 
-        Files that are the same in one of the folders ``basis`` (relative to ``target``) become hard links to those.
         Raises HostFailure.
         """
         endpoint = connection.endpoint
@@ -128,7 +129,8 @@ class Rsync:
             line = " ".join([*map(shlex.quote, self._prefix(connection.entry)), command])
             options: dict[str, Any] = {"shell": "/bin/sh", "env": _environment(), "warn": True}
             promise = connection.local(f"exec {line}", asynchronous=True, **options)
-            with self._registered(promise.runner.process):
+            process = promise.runner.process
+            with self._registered(process), process.stdin, process.stdout, process.stderr:
                 return promise.join()
 
         target_words = _Local(shlex.quote(user), shlex.quote(host), endpoint.port, run)
@@ -138,7 +140,7 @@ class Rsync:
                 target_words,
                 source=shlex.quote(f"{os.fsdecode(source)}/"),
                 target=shlex.quote(f"{target}/"),
-                rsync_opts=shlex.join(push_options(files, basis)),
+                rsync_opts=shlex.join(options),
                 ssh_opts=rsync_ssh_options(connection.entry, self._settings),
             )
             return result.exited, result.stdout, result.stderr
@@ -214,14 +216,20 @@ class Rsync:
                 self._running.discard(process)
 
 
-def push_options(files: Path, basis: Sequence[str]) -> list[str]:
-    """Return what a push has beyond patchwork's own ``-pthrvz``."""
+def push_options(files: Path, basis: Sequence[str], compare_content: bool = False) -> list[str]:
+    """Return what a push of the paths listed in ``files`` has beyond patchwork's own ``-pthrvz``.
+
+    Files that are the same in one of the folders ``basis`` (relative to the target) become hard links to those. The
+    same are those with one size and time; with ``compare_content`` none is taken for the same unread.
+    """
     return [
         # The list says exactly what goes; patchwork's -r would take everything in a listed folder.
         *("--no-recursive", "--links", "--from0", f"--files-from={files}"),
         # We must be able to write into and to remove what we made there.
         "--chmod=Du+rwx,Fu+r,ug-s",
         *(f"--link-dest={folder}" for folder in basis),
+        # By itself rsync compares whole seconds: an edit within one would not be seen.
+        "--ignore-times" if compare_content else "--modify-window=-1",
         *("-s", f"--timeout={SILENCE_SECONDS}"),
         *("--no-verbose", "--no-human-readable", "--stats"),
     ]
@@ -255,7 +263,7 @@ def failure(code: int, stderr: str) -> HostFailure:
     """Name the reason behind a failed rsync, from its exit code and what it and ssh said."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     for words, reason in _WORDS:
-        said = next((line for line in lines if words in line), None)
+        said = next((line for line in lines if re.search(words, line)), None)
         if said:
             return HostFailure(reason, said)
     # The last line is only rsync's number and place in its source; the first says what went wrong.

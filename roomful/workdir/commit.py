@@ -60,7 +60,8 @@ def commit(request: dict[str, Any]) -> dict[str, Any]:
 def verify(store: Store, staged: bytes, wanted: dict[bytes, Item]) -> dict[bytes, Item]:
     """Compare what was pushed with what was wanted and return it as it is on the disk, where it now is for good.
 
-    A hard link to a file of the current release that is as it was when it was verified there is not read again.
+    Raises Refusal, with the reason ``differs`` where the content is another. A hard link to a file of the current
+    release that is as it was when it was verified there is not read again.
     """
     for path in [path for path, _ in below(staged) if path not in wanted]:
         remove(os.path.join(staged, path))
@@ -83,10 +84,10 @@ def verify(store: Store, staged: bytes, wanted: dict[bytes, Item]) -> dict[bytes
                 and os.path.samestat(info, os.lstat(old))
             ):
                 if info.st_size != item.size or digest_of(full) != item.content:
-                    raise Refusal("error", f"{shown(path)} changed while it was sent; run deploy again")
+                    raise Refusal("differs", f"{shown(path)} changed while it was sent; run deploy again")
                 fresh.append(full)
         elif item.kind == "link" and text(os.readlink(full)) != item.content:
-            raise Refusal("error", f"{shown(path)} changed while it was sent; run deploy again")
+            raise Refusal("differs", f"{shown(path)} changed while it was sent; run deploy again")
         if item.kind != "link" and info.st_mode & 0o777 != item.mode:
             os.chmod(full, item.mode)
         info = os.lstat(full)
@@ -132,10 +133,8 @@ def make_links(store: Store, names: list[bytes]) -> None:
 
 
 def remove_links(store: Store, names: list[bytes]) -> None:
-    for name in set(listed(store.top)) - set(names):
-        path = os.path.join(store.top, name)
-        if store.is_our_link(path):
-            os.unlink(path)
+    for name in store.links().difference(names):
+        os.unlink(os.path.join(store.top, name))
 
 
 def swap(store: Store, name: str) -> None:

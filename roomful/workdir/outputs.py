@@ -61,12 +61,12 @@ class Outputs:
                 self.files[path] = info.st_size
 
     def _behind_link(self, path: bytes, real: bytes) -> os.stat_result | None:
-        """Return what a link leads to, if that is in the workdir and no folder but a deployed one."""
+        """Return what a link leads to, if that is a file in the workdir, or something that was deployed."""
         info = lstat(real)
         if real.startswith(self.deploy):
             return info
         inside = real.startswith(os.path.join(self.workdir, b"")) and not real.startswith(self.own)
-        if info is None or not inside or stat.S_ISDIR(info.st_mode):
+        if info is None or not inside or not stat.S_ISREG(info.st_mode):
             self.skipped.append(path)
             return None
         return info

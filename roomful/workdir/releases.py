@@ -120,6 +120,11 @@ class Store:
         except OSError:
             return False
 
+    def links(self) -> set[bytes]:
+        """Return the names of our links; there may be many other files beside them."""
+        with os.scandir(self.top) as entries:
+            return {entry.name for entry in entries if entry.is_symlink() and self.is_our_link(entry.path)}
+
     def in_the_way(self, names: list[bytes]) -> list[bytes]:
         """Return the paths at which our links must be and something else is."""
         paths = [os.path.join(self.top, name) for name in names]
@@ -177,9 +182,10 @@ def is_current(store: Store, name: str | None, entries: dict[str, str], delete: 
         return False
     if delete and not all(item.wanted for item in record.items.values()):
         return False
-    if not all(store.is_our_link(os.path.join(store.top, raw(entry))) for entry in entries):
-        return False
     release = store.release(name)
+    links = store.links()
+    if not links.issuperset(map(raw, entries)) or not links.issubset(listed(release)):
+        return False
     return all(
         item.is_unchanged(os.path.join(release, path))
         for path, item in record.items.items()

@@ -47,7 +47,7 @@ def read_tree(folder: Path) -> dict[str, str | Path | None]:
         elif path.is_symlink() and not path.exists():
             found[name] = path.readlink()
         else:
-            found[name] = path.read_text()
+            found[name] = path.read_text(errors="replace")
     return found
 
 
