@@ -157,7 +157,7 @@ def _show(
     sys.stdout.flush()
     words = [f"{len(found.hosts)} up"]
     if len(hosts) < len(found.hosts):
-        words.append(f"{len(hosts)} of these fit --match")
+        words.append(f"{len(hosts)} of these fit{'s' if len(hosts) == 1 else ''} --match")
     if any(host.port_state == "unknown" for host in hosts):
         words.append(f"the report does not tell whether port {port} answers")
     else:

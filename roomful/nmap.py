@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from roomful.children import dying_with_us
 from roomful.errors import InputError, MissingProgram, RoomfulError
 from roomful.nmap_report import NmapError, UpHost, XmlReader
 from roomful.units import parse_duration
@@ -126,7 +127,7 @@ def run(
         standard_input.seek(0)
         # A session of its own: with a terminal nmap would change its mode and wait for keys.
         with subprocess.Popen(
-            [program, *arguments],
+            [*dying_with_us(), program, *arguments],
             stdin=standard_input,
             stdout=subprocess.PIPE,
             stderr=messages,
