@@ -11,6 +11,7 @@ import functools
 import itertools
 import json
 import threading
+import time
 from collections.abc import Mapping
 from importlib import resources
 from typing import Any
@@ -67,6 +68,7 @@ class HostCommands:
         self._processes: dict[int, RemoteProcess] = {}
         self._lock = threading.Lock()
         self._lost: HostFailure | None = None
+        self._heard = time.monotonic()
         #: What machine it is: pid, hostname, kernel, machine, cpu, cpus, python.
         self.about: Mapping[str, Any] = {}
         try:
@@ -102,6 +104,11 @@ class HostCommands:
         with contextlib.suppress(HostFailure):
             self._stream.try_send(frames.pack(frames.PING))
 
+    @property
+    def silent_seconds(self) -> float:
+        """Seconds since the host was last heard of; it answers every ping."""
+        return time.monotonic() - self._heard
+
     def serve(self) -> None:
         """Take in what comes from the host until the connection ends."""
         try:
@@ -119,12 +126,15 @@ class HostCommands:
         """Ask the launcher to end every command and itself; `serve` returns when that is done."""
         self._stream.end_input()
 
-    def abandon(self) -> None:
+    def abandon(self, failure: HostFailure | None = None) -> None:
         """Let go of the connection; the launcher ends everything on its own."""
+        if failure:
+            self._lose(failure)
         self._stream.close()
 
     def _receive(self) -> bytes:
         data = self._stream.receive()
+        self._heard = time.monotonic()
         if data:
             return data
         code, words = self._stream.last_words()

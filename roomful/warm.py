@@ -16,6 +16,8 @@ from roomful.ssh import HostConnection, fan_out
 
 #: How often every host is told that the controller lives. A launcher takes 4 s of silence for the end.
 PING_SECONDS = 1.0
+#: A host that has not answered for so long is lost; its launcher has ended everything by then.
+LOST_SECONDS = 12.0
 
 
 class WarmHosts:
@@ -95,7 +97,11 @@ class WarmHosts:
             with self._changed:
                 commands = list(self._commands.values())
             for one in commands:
-                if one.alive:
+                if one.alive and one.silent_seconds > LOST_SECONDS:
+                    # In a thread of its own: on a dead connection even closing may wait.
+                    failure = HostFailure("lost", f"no word from the host for {LOST_SECONDS:g} s")
+                    threading.Thread(target=one.abandon, args=(failure,), daemon=True, name="hang up").start()
+                elif one.alive:
                     one.ping()
 
     def close(self) -> None:
@@ -118,6 +124,3 @@ def _never_connected(outcome: Outcome[None]) -> Outcome[HostCommands]:
     if outcome.status == "ok":
         outcome = Outcome(outcome.host, "failed", "lost", "the connection ended", seconds=outcome.seconds)
     return Outcome(outcome.host, outcome.status, outcome.reason, outcome.detail, seconds=outcome.seconds)
-
-
-__all__ = ["HostFailure", "WarmHosts"]
