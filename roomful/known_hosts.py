@@ -40,6 +40,19 @@ class PresentedKey:
     key: bytes
     verdict: Verdict
     where: str = ""
+    #: The fingerprint that the files have instead, where the key has changed.
+    instead_of: str = ""
+
+    @property
+    def warning(self) -> str:
+        """What to say of a key that is refused."""
+        instead = f", known by {self.instead_of}" if self.instead_of else ""
+        return f"{self.verdict.value} key {self.shown}{instead} (known_hosts: {self.where}); nothing was sent"
+
+    @property
+    def fingerprint(self) -> str:
+        """The key's fingerprint."""
+        return fingerprint(self.key)
 
     @property
     def shown(self) -> str:
@@ -56,6 +69,14 @@ class Line:
     key: str
     revoked: bool
     where: str
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the line's key; "" where that is no base64."""
+        try:
+            return fingerprint(base64.b64decode(self.key, validate=True))
+        except binascii.Error:
+            return ""
 
     def names(self, name: str) -> bool:
         """Tell whether this line speaks of the host ``name`` (``host`` or ``[host]:port``)."""
@@ -150,7 +171,8 @@ class KnownHosts:
     def judge(self, name: str, key_type: str, key: bytes) -> PresentedKey:
         """Return the key that the host ``name`` presents together with the verdict on it."""
         verdict, line = self.check(name, key_type, key)
-        return PresentedKey(name, key_type, key, verdict, line.where if line else "")
+        instead = line.fingerprint if line and verdict is Verdict.CHANGED else ""
+        return PresentedKey(name, key_type, key, verdict, line.where if line else "", instead)
 
     def types_of(self, name: str) -> tuple[str, ...]:
         """Return the key types by which the host ``name`` is known."""

@@ -144,12 +144,6 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
             transport.close()
             return presented
 
-    def remember_key(self, presented: PresentedKey) -> None:
-        """Add a key that was unknown to known_hosts."""
-        assert self.endpoint is not None
-        known = self._shared.known_hosts(self.endpoint)
-        known.remember(presented.name, presented.key_type, presented.key)
-
     def _meet(self) -> tuple[paramiko.Transport, PresentedKey]:
         assert self.endpoint is not None
         name = host_pattern(self.endpoint.key_name, self.endpoint.port)
@@ -204,11 +198,11 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         if presented.verdict is Verdict.KNOWN:
             return
         if presented.verdict is not Verdict.UNKNOWN:
-            what = f"{presented.verdict.value} key {presented.shown} (known_hosts: {presented.where})"
-            raise HostFailure("host-key", f"{what}; nothing was sent")
+            raise HostFailure("host-key", presented.warning)
         if not self.settings.accept_new_host_keys:
             raise HostFailure("host-key", f"unknown key {presented.shown}; if it is right: --accept-new-host-keys")
-        self.remember_key(presented)
+        assert self.endpoint is not None
+        self._shared.known_hosts(self.endpoint).remember(presented.name, presented.key_type, presented.key)
 
     def _log_in(self, transport: paramiko.Transport) -> None:
         assert self.endpoint is not None
