@@ -7,14 +7,15 @@ addresses are up decides how long both take.
     python -m tests.bench.discover --runs 5 --ordinary-user
     python -m tests.bench.discover --runs 1 --overflow
 
-The last is about finding all, not about time: the router has to find the hosts by ARP, and may only ask for 1,024 at
-a time. That limit is one for all networks of the machine, so nothing else that needs it should run.
+The last two have no goal for the time. In the last the router has to find the hosts by ARP, and may only ask for
+1,024 at a time. That limit is one for all networks of the machine, so nothing else that needs it should run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -27,7 +28,7 @@ from roomful.report import table
 from tests.support.silent_network import SilentNetwork, silent_network
 
 CHECKOUT = Path(__file__).parents[2]
-#: Share of the time of the toolbox's command (with -n) that Roomful may take.
+#: Share of the time of the toolbox's command (with -n) that Roomful may take, both as root.
 GOAL = 0.25
 
 
@@ -36,7 +37,9 @@ def ours(room: SilentNetwork, project: Path, ordinary_user: bool) -> tuple[float
     inv = [sys.executable, "-m", "invoke", "discover", "--network", str(room.network), "--json", "--dns-timeout", "0"]
     start = time.monotonic()
     argv = room.argv(*inv, ordinary_user=ordinary_user)
-    done = subprocess.run(argv, cwd=project, capture_output=True, check=True)
+    # Invoke reads a file in the home, and root's is closed to others.
+    env = {**os.environ, "HOME": str(project)}
+    done = subprocess.run(argv, cwd=project, env=env, stdout=subprocess.PIPE, check=True)
     return time.monotonic() - start, {host["address"] for host in json.loads(done.stdout)["hosts"]}
 
 
@@ -81,9 +84,10 @@ def main() -> int:
             )
     print(table(rows, ["network", "inv discover", "found", "nmap -sn -n", "found", "ratio"]))
     median = statistics.median(ratios)
-    met = complete and (median <= GOAL or chosen.overflow)
-    print(f"median {median:.2f}x, goal {GOAL:.2f}x, {'all found' if complete else 'hosts missed'}", end=": ")
-    print("met" if met else "NOT MET")
+    timed = not (chosen.overflow or chosen.ordinary_user)
+    met = complete and (median <= GOAL or not timed)
+    goal = f", goal {GOAL:.2f}x" if timed else ""
+    print(f"median {median:.2f}x{goal}, {'all found' if complete else 'hosts missed'}: {'met' if met else 'NOT MET'}")
     return 0 if met else 1
 
 

@@ -19,7 +19,7 @@ import pytest
 from roomful.hosts import read_host_list
 from roomful.lab import Lab, fail, heal
 from tests.support import bad_servers
-from tests.support.lab import LabFactory, lab, rootless_lab, settings_for
+from tests.support.lab import LabFactory, lab, rootless_lab, settings_for, ssh
 
 __all__ = ["lab", "rootless_lab"]
 
@@ -227,7 +227,9 @@ def test_hosts_that_fail_in_every_way_cost_one_deadline(lab: LabFactory, tmp_pat
         "lab08": ("refuse-key", "auth"),
         "lab09": ("host-key", "host-key"),
     }
-    room = lab(count=10, own="every way to fail")
+    room = lab(count=11, own="every way to fail")
+    # A login that works, and a shell that never gets to the command.
+    ssh(room, "lab11", "echo sleep 600 > ~/.bashrc")
     settings_for(room, tmp_path)
     (tmp_path / "tasks.py").write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\nfrom fabfile import ns\n")
     deadlines = {
@@ -258,6 +260,7 @@ def test_hosts_that_fail_in_every_way_cost_one_deadline(lab: LabFactory, tmp_pat
     for host, (_, reasons) in faults.items():
         assert found[host][0] == "unreachable"
         assert re.fullmatch(reasons, found[host][1]), (host, found[host])
+    assert found["lab11"][:2] == ["failed", "command-timeout"]
     assert [host.name for host in read_host_list(tmp_path / "host_lists" / "mine.txt").hosts] == ["lab01", "lab10"]
-    # One deadline to answer, one to log in, and what it takes to start.
+    # One deadline to answer, one to log in or for the command, and what it takes to start.
     assert seconds < 3 + 4 + 4
