@@ -42,7 +42,8 @@ class Project:
 
     def json(self, *words: str, code: int = 0) -> Any:
         """Run ``inv WORDS --json`` and return the document that it prints."""
-        done = self.inv(*words, "--json")
+        cut = words.index("--") if "--" in words else len(words)
+        done = self.inv(*words[:cut], "--json", *words[cut:])
         assert done.returncode == code, done.stderr + done.stdout
         return json.loads(done.stdout)
 
