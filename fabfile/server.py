@@ -85,6 +85,10 @@ def stop_server(c: Context, forget: bool = False, yes: bool = False) -> None:
     done = server.stop(forget=forget)
     place = f" on {done.on}" if done.on else ""
     print(f"the server{place} {'stopped' if done.stopped else 'did not run'}", file=sys.stderr)
+    if done.clients:
+        print(
+            f"agents on {done.clients} clients wait for it to come back (inv stop-clients ends them)", file=sys.stderr
+        )
     if done.forgotten:
         print(f"its data are removed: {done.directory}", file=sys.stderr)
     elif done.data_bytes:

@@ -6,11 +6,12 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from roomful.bundle import Bundle, build_bundle
+from roomful.bundle import Bundle
 from roomful.client_links import Unlinker, check_length, link_record, run_directory
 from roomful.errors import InputError, RoomfulError
 from roomful.hosts import Host
@@ -18,9 +19,8 @@ from roomful.outcome import HostFailure, Outcomes
 from roomful.queue import Queue
 from roomful.server import Server
 from roomful.settings import Settings
-from roomful.shipping import Absent, Landing, ship_agent
+from roomful.shipping import Absent, Landing, project_bundle, ship_agent
 from roomful.ssh import HostConnection, fan_out
-from roomful.state import private_directory
 
 #: An agent must have registered this many seconds after it was started.
 REGISTER_SECONDS = 20.0
@@ -82,7 +82,7 @@ def start_clients(
     server = Server.of(settings)
     cluster = server.state.cluster_name
     with server.access() as access, access.queue(cluster) as queue:
-        bundle = build_bundle(private_directory(server.state.directory))
+        bundle = project_bundle(server.state)
         records: dict[str, dict[str, Any]] = {}
         tell = _Counter(len(hosts), report)
 
@@ -129,7 +129,7 @@ def stop_clients(
     collected stay on the client unless ``forget``.
     """
     server = Server.of(settings)
-    bundle = build_bundle(private_directory(server.state.directory))
+    bundle = project_bundle(server.state)
     labels = [host.label for host in hosts]
     if drain:
         with server.queue() as queue:
@@ -241,17 +241,17 @@ def _with_reasons(
 
 def _drain(queue: Queue, labels: Sequence[str], report: Report | None) -> None:
     """Let the agents take nothing new, and wait until what they run has ended."""
+    wanted = set(labels)
     queue.drain(labels)
     try:
         while True:
-            busy = [c for c in queue.clients() if c.host in labels and c.state in ("live", "silent", "draining")]
-            left = sum(client.running + client.waiting for client in busy)
+            # Not the clients' own counts: those are as old as their last heartbeat.
+            busy = Counter(task.host for task in queue.tasks("running") if task.host in wanted)
             if report:
-                idle = sum(not (client.running + client.waiting) for client in busy)
-                report(idle + len(labels) - len(busy), len(labels), f"{left} tasks run")
-            if not left:
+                report(len(wanted - set(busy)), len(wanted), f"{busy.total()} tasks run")
+            if not busy:
                 return
-            time.sleep(1.0)
+            time.sleep(0.5)
     except KeyboardInterrupt:
         queue.drain(labels, resume=True)
         raise

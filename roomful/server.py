@@ -24,8 +24,8 @@ from roomful.outcome import HostFailure
 from roomful.queue import Queue
 from roomful.server_access import START_IT, Access, tunnel
 from roomful.settings import Settings
-from roomful.shipping import Landing, bundled_valkey, ship_agent
-from roomful.state import ProjectState, private_directory
+from roomful.shipping import Landing, bundled_valkey, project_bundle, ship_agent
+from roomful.state import ProjectState
 
 STATE_VERSION = 1
 #: The keeper's settings, as they were when the server was started.
@@ -73,6 +73,8 @@ class Stopped:
     directory: str
     #: Size of the data that stays.
     data_bytes: int
+    #: Clients that have agents, which now wait for the server to come back.
+    clients: int = 0
 
 
 class Server:
@@ -121,8 +123,14 @@ class Server:
         reply = self._ask("stop", forget=forget)
         if forget:
             self.state.forget("server")
-        size = int(reply["data_bytes"])
-        return Stopped(bool(reply["stopped"]), bool(reply["forgotten"]), self.where, str(reply["directory"]), size)
+        return Stopped(
+            stopped=bool(reply["stopped"]),
+            forgotten=bool(reply["forgotten"]),
+            on=self.where,
+            directory=str(reply["directory"]),
+            data_bytes=int(reply["data_bytes"]),
+            clients=int(reply["clients"]),
+        )
 
     def status(self) -> ServerStatus:
         """Ask how it is; that it does not run is no error."""
@@ -166,7 +174,8 @@ class Server:
             plan = private.read_json(directory / "server.json")
             if plan is None:
                 raise ServerError("the server does not run", fix=START_IT)
-            yield Access(str(plan["socket"]), str(directory), "", passwords_in(directory))
+            supervised = private.Lock(directory / "lock").owner() is not None
+            yield Access(str(plan["socket"]), str(directory), "", passwords_in(directory), supervised)
             return
         known = self.state.read("server", STATE_VERSION)
         if known is None or known["on"] != self.where:
@@ -188,7 +197,7 @@ class Server:
         try:
             with connect(self.host, self.settings) as connection:
                 folder = self.settings.server_directory or f"/var/tmp/roomful-{{uid}}/{self.state.cluster_name}"
-                landing = ship_agent(connection, folder, build_bundle(private_directory(self.state.directory)))
+                landing = ship_agent(connection, folder, project_bundle(self.state))
                 request["directory"] = landing.directory
 
                 def ask() -> dict[str, Any]:

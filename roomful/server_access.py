@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,9 @@ from roomful.queue import Queue
 from roomful.settings import Settings
 
 START_IT = "start it with: inv start-server"
+#: Seconds in which a supervisor has Valkey running again, and in which Valkey has read a large file.
+RESTART_SECONDS = 15.0
+LOADING_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -38,13 +42,21 @@ class Access:
     on: str
     #: Password of each ACL user.
     passwords: Mapping[str, str] = field(repr=False)
+    #: Its supervisor was there: if Valkey is not, it comes back in a moment.
+    supervised: bool
 
     @contextlib.contextmanager
     def queue(self, cluster: str) -> Iterator[Queue]:
         """Connect to the queue; raises ServerError."""
         password = self.passwords["controller"]
-        if ping(self.socket, "controller", password, timeout=10.0) == "down":
-            raise ServerError("the server does not run", where=self.on, fix=START_IT)
+        patience = {"down": RESTART_SECONDS if self.supervised else 0.0, "loading": LOADING_SECONDS}
+        start = time.monotonic()
+        while (answer := ping(self.socket, "controller", password, timeout=10.0)) in patience:
+            if time.monotonic() - start >= patience[answer]:
+                what = "the server does not run" if answer == "down" else "the server still reads its data"
+                fix = START_IT if answer == "down" else "try again in a while"
+                raise ServerError(what, where=self.on, fix=fix)
+            time.sleep(0.05)
         with Queue.connect(self.socket, cluster, username="controller", password=password) as queue:
             yield queue
 
@@ -78,10 +90,10 @@ def tunnel(host: Host, settings: Settings, known: Mapping[str, Any]) -> Iterator
             if not line:
                 _, noise = child.communicate()
                 raise ServerError("cannot reach the server", where=host.label, why=_last_line(noise), fix=START_IT)
-            passwords = json.loads(line)["passwords"]
-            if not passwords:
+            reply = json.loads(line)
+            if not reply["passwords"]:
                 raise ServerError("the server does not run", where=host.label, fix=START_IT)
-            yield Access(str(local), directory, host.label, passwords)
+            yield Access(str(local), directory, host.label, reply["passwords"], bool(reply["running"]))
         finally:
             _end(child)
     finally:

@@ -6,13 +6,15 @@ import importlib.util
 import inspect
 import json
 import platform
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roomful.agent import private
-from roomful.bundle import Bundle
+from roomful.bundle import Bundle, build_bundle
 from roomful.outcome import HostFailure
+from roomful.state import ProjectState, private_directory
 
 if TYPE_CHECKING:
     from roomful.ssh import HostConnection
@@ -51,6 +53,10 @@ sys.stdout.write(json.dumps(reply))
 """
 
 
+#: A bundle of another version is removed from the project's folder at this age.
+OLD_SECONDS = 3600.0
+
+
 @dataclass(frozen=True)
 class Landing:
     """A private folder of ours on a host, with the agent's file in it."""
@@ -62,6 +68,16 @@ class Landing:
     machine: str
     #: Whether the file had to be copied.
     copied: bool
+
+
+def project_bundle(state: ProjectState) -> Bundle:
+    """Build the agent's file into the project's own folder, and remove those of earlier versions there."""
+    bundle = build_bundle(private_directory(state.directory))
+    for old in state.directory.glob("roomful-*.pyz"):
+        # One that another command has built just now, from a changed checkout, may still be on its way to hosts.
+        if old != bundle.path and time.time() - old.stat().st_mtime > OLD_SECONDS:
+            old.unlink(missing_ok=True)
+    return bundle
 
 
 class Absent(Exception):

@@ -254,15 +254,17 @@ def _ask_valkey(socket_path: str, password: str) -> Reply:
 def stop(request: Mapping[str, Any]) -> Reply:
     """Stop the server in order; with ``forget`` remove its data too."""
     directory = directory_of(request)
+    reply: Reply = {"stopped": False, "forgotten": False, "directory": str(directory), "data_bytes": 0, "clients": 0}
     if not directory.is_dir():
-        return {"stopped": False, "forgotten": False, "directory": str(directory), "data_bytes": 0}
+        return reply
     with locked(directory / "start.lock", wait=STOP_SECONDS):
-        stopped = _stop(directory)
-        size = size_of(directory / "data")
+        reply["stopped"] = _stop(directory)
+        reply["data_bytes"] = size_of(directory / "data")
+        reply["clients"] = len((read_json(directory / "clients.json") or {}).get("clients", {}))
         if request.get("forget"):
             forget(directory)
-    forgotten = bool(request.get("forget"))
-    return {"stopped": stopped, "forgotten": forgotten, "directory": str(directory), "data_bytes": size}
+            reply["forgotten"] = True
+    return reply
 
 
 def _stop(directory: Path) -> bool:
@@ -332,7 +334,8 @@ def main(arguments: list[str]) -> int:
     """Answer one request from standard input; with ``access DIRECTORY`` say how to log in, and stay until its end."""
     if arguments[1:2] == ["access"]:
         directory = Path(arguments[2])
-        answer: Reply = {"passwords": passwords_in(directory) if directory.is_dir() else {}}
+        running = Lock(directory / "lock").owner() is not None
+        answer: Reply = {"passwords": passwords_in(directory) if directory.is_dir() else {}, "running": running}
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
         sys.stdin.buffer.read()
