@@ -155,7 +155,9 @@ def collect(
 
     Example:
         inv collect --hosts n7
-        inv collect 'out/*.json' logs --hosts n7 --into results/monday
+        inv collect 'out/*.json' ./logs --hosts n7 --into results/monday
+
+    A word that is also a task's name is taken for the task: write ./logs for a folder of that name.
     """
     from roomful import progress
     from roomful.collect import collect as collect_from

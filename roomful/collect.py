@@ -244,19 +244,25 @@ def _only_here(folder: Path) -> Iterator[None]:
     incoming = folder / INCOMING
     handle = os.open(folder, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise HostFailure("error", f"another inv collect is writing into {folder}") from None
-        except OSError:
-            # No such locks on this filesystem (NFS locks no folders): then two at once are the user's to avoid.
-            pass
+        _lock(handle, folder)
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir()
-        yield
+        try:
+            yield
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
     finally:
-        shutil.rmtree(incoming, ignore_errors=True)
         os.close(handle)
+
+
+def _lock(handle: int, folder: Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise HostFailure("error", f"another inv collect is writing into {folder}") from None
+    except OSError:
+        # No such locks on this filesystem (NFS locks no folders): then two at once are the user's to avoid.
+        return
 
 
 def _not_listed(listing: Outcome[_Listing]) -> Outcome[Collected]:

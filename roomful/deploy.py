@@ -22,7 +22,7 @@ from roomful.hosts import Host
 from roomful.manifest import Manifest, scan
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.paths import inside_workdir, key_of
-from roomful.rsync import Rsync, push_options
+from roomful.rsync import Rsync, Transferred, push_options
 from roomful.settings import Settings
 from roomful.sharing import Sharing
 from roomful.state import ProjectState, private_directory
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SECONDS_PER_BYTE = 1 / 20_000_000
 #: The commit program's reason where a file there is not what it is here.
 DIFFERS = "differs"
+FULL = ("disk-full", "quota")
 #: At most so many cut pushes are looked through for files that need not be sent again.
 MOST_CUT_PUSHES = 3
 
@@ -151,6 +152,12 @@ class _Run:
         return True
 
 
+def controller_name(settings: Settings) -> str:
+    """Return what tells this project on this machine from others, as one word."""
+    root = os.fsencode(settings.root.resolve())
+    return hashlib.sha256(os.uname().nodename.encode() + b"\0" + root).hexdigest()[:12]
+
+
 @contextmanager
 def _run(settings: Settings) -> Iterator[_Run]:
     """Open a run: a file that is locked as long as this process works on it, so that others see who lives."""
@@ -218,9 +225,8 @@ class _Session:
     ) -> Deployed:
         staging = f"{connection.entry.key[:80]}-{request['index']}@{self.run.controller}.{self.run.token}"
         target = f"{answer['directory']}/staging/{staging}"
+        release = [f"../../releases/{answer['release']}"] if answer["release"] else []
         cut = [name for name in answer["stagings"] if self.run.is_cut(name)]
-        basis = [f"../../releases/{answer['release']}"] if answer["release"] else []
-        basis += [f"../{name}" for name in cut[-MOST_CUT_PUSHES:]]
         # The run's token makes the name new; the digest is for people.
         digest = hashlib.sha256("".join(sorted(request["entries"].values())).encode()).hexdigest()[:12]
         commit = request | {
@@ -230,16 +236,27 @@ class _Session:
             "items": [item.to_wire() for item in manifest.items],
         }
         seconds = self.settings.command_timeout_seconds + manifest.size * SECONDS_PER_BYTE
-        moved = self.rsync.push(connection, manifest.root, target, push_options(self.files, basis))
-        try:
-            done = host_program.run(connection, "commit", commit, timeout=seconds)
-        except HostFailure as failure:
-            if failure.reason != DIFFERS:
-                raise
-            # Another content with the same size and time, as on a filesystem that keeps only seconds: read them all.
-            options = push_options(self.files, basis, compare_content=True)
-            moved += self.rsync.push(connection, manifest.root, target, options)
-            done = host_program.run(connection, "commit", commit, timeout=seconds)
+        moved = Transferred(0, 0, 0)
+        basis = release + [f"../{name}" for name in cut[-MOST_CUT_PUSHES:]]
+        compare_content = False
+        while True:
+            try:
+                options = push_options(self.files, basis, compare_content)
+                moved += self.rsync.push(connection, manifest.root, target, options)
+                done = host_program.run(connection, "commit", commit, timeout=seconds)
+                break
+            except HostFailure as failure:
+                if failure.reason in FULL:
+                    # There is no room for what was cut: away with it, and once more if that can help.
+                    host_program.run(connection, "discard", request | {"stagings": [staging, *cut]})
+                    if basis == release:
+                        raise
+                    basis = release
+                elif failure.reason == DIFFERS and not compare_content:
+                    # Another content with the same size and time, as where only seconds are kept: read them all.
+                    compare_content = True
+                else:
+                    raise
         notes = [f"moved to .roomful/replaced: {path}" for path in done["replaced"]]
         if done["kept"]:
             notes.append(f"{done['kept']} files of tasks kept in .roomful/kept: SOURCE has others in their place")

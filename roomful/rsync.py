@@ -179,7 +179,7 @@ class Rsync:
             ):
                 lines = []
                 for line in process.stdout or ():
-                    if on_file and (size := re.fullmatch(r"file (\d+) \d+\n", line)):
+                    if on_file and (size := re.fullmatch(r"file >f\S+ (\d+) \d+\n", line)):
                         on_file(int(size[1]))
                     else:
                         lines.append(line)
@@ -244,7 +244,7 @@ def pull_options(files: Path) -> list[str]:
         # Until a file is complete it is elsewhere; what was cut goes on where it stopped.
         *(f"--temp-dir={INCOMING}", "--partial-dir=.roomful-partial"),
         *("-s", f"--timeout={SILENCE_SECONDS}"),
-        *("--stats", "--out-format=file %l %b"),
+        *("--stats", "--out-format=file %i %l %b"),
     ]
 
 
