@@ -49,7 +49,8 @@ class Call:
         extra = self.given.get(self.extra or "")
         words += extra if isinstance(extra, list) else [extra] if extra else []
         for key, value in {**self.given, **changes}.items():
-            flag = f"--{key.replace('_', '-')}"
+            # As Invoke names them: a parameter that would be a keyword of Python ends in "_".
+            flag = f"--{key.strip('_').replace('_', '-')}"
             if key == self.extra or value in (False, None, "", []):
                 continue
             words.append(flag if value is True else f"{flag}={value}")
@@ -203,6 +204,10 @@ def _parse_argv_with_code_2(parser: Parser, argv: list[str]) -> Any:
         return _parse_argv(parser, argv)
     except ParseError as error:
         raise Exit(f"inv: {error}; see inv --list, or inv --help TASK", code=2) from error
+    except ValueError as error:
+        # Invoke hands int() and float() what was written: "invalid literal for int() with base 10: 'abc'".
+        value = str(error).rpartition(": ")[2]
+        raise Exit(f"inv: {value} is not a number; see inv --help TASK", code=2) from error
 
 
 # Invoke offers no hook for either; both patches change nothing for tasks that do not ask for it, and tests hold them.

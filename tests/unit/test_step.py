@@ -35,7 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         calls.append(("filter", hosts))
 
     @step()
-    def reach(c: Context, hosts: str = "", count: int = 1) -> None:
+    def reach(c: Context, hosts: str = "", from_: str = "", count: int = 1) -> None:
         """Reach."""
         calls.append((settings_of(c).gateway, current_call().line(hosts="left")))
 
@@ -89,6 +89,7 @@ def test_words_without_a_flag(run: Run, words: str, expected: list[tuple[Any, ..
         ("nosuch", "No idea what 'nosuch' is!"),
         ("create-folders a --no-such-flag", "No idea what '--no-such-flag' is!"),
         ("deploy --hosts", "needed value"),
+        ("reach --count=many", "inv: 'many' is not a number; see inv --help TASK"),
     ],
 )
 def test_a_mistyped_command_line_does_nothing_and_exits_with_2(run: Run, words: str, said: str) -> None:
@@ -103,6 +104,10 @@ def test_every_task_with_hosts_takes_a_gateway(run: Run) -> None:
     _, calls, _ = run("reach", "--gateway", "front", "--hosts=a", "filter", "--hosts=b", "--gateway=other", "reach")
     again = "inv reach --hosts=left --gateway=front"
     assert calls == [("front", again), ("filter", "b"), ("", "inv reach --hosts=left")]
+
+
+def test_a_call_names_its_flags_as_they_are_typed(run: Run) -> None:
+    assert run("reach", "--from=x", "--count=3")[1] == [("", "inv reach --from=x --count=3 --hosts=left")]
 
 
 def test_bad_input_is_one_line_and_code_2(run: Run) -> None:
