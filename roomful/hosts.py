@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from roomful.errors import HostListError, InputError
+from roomful.errors import HostListError, InputError, RoomfulError
 from roomful.settings import Settings
 
 #: RFC 1123 names, and the underscore that real networks use; never a leading "-" (it would read as an option).
@@ -210,7 +210,18 @@ def format_host(host: Host) -> str:
 
 
 def write_text_atomically(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file so that it is either the old one or the whole new one."""
+    """Write a file so that it is either the old one or the whole new one.
+
+    Raises RoomfulError where it cannot be written.
+    """
+    try:
+        _write_text_atomically(path, text, mode)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise RoomfulError("cannot write this file", where=str(path), why=why) from error
+
+
+def _write_text_atomically(path: Path, text: str, mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from roomful.errors import HostListError, InputError
+from roomful.errors import HostListError, InputError, RoomfulError
 from roomful.hosts import (
     Host,
     format_host,
@@ -202,3 +202,16 @@ def test_written_lists_read_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "good"), [("a.b-c_d", True), ("1.2.3.4", True), ("a;b", False), ("a\nb", False)])
 def test_is_host_name(name: str, good: bool) -> None:
     assert is_host_name(name) is good
+
+
+def test_a_list_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.txt" / "in").mkdir(parents=True)
+    for path, why in (
+        (tmp_path / "file" / "in" / "x.txt", "Not a directory"),
+        (tmp_path / "folder.txt", "Is a directory"),
+    ):
+        with pytest.raises(RoomfulError) as caught:
+            write_host_list(path, [Host("n1")])
+        assert str(caught.value) == f"{path}: cannot write this file: {why}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.txt"]
