@@ -26,16 +26,22 @@ SHOWN_PROBLEMS = 10
 LONGEST_IDS = 200
 
 
-def wait(queue: Queue, sent: Submission, settings: Settings, again: str) -> Waited:
-    """Wait for a submission's tasks; Ctrl-C says that they go on, and ``again``, the command that waits for them."""
-    from roomful import waiting
-
+@contextlib.contextmanager
+def going_on(again: str) -> Iterator[None]:
+    """Let Ctrl-C say that the tasks go on, how to watch them, and ``again``, the command that waits for them."""
     try:
-        with _shown(sent.count) as progress:
-            return waiting.wait(queue, sent, settings, progress, before_connecting=enter_lab)
+        yield
     except KeyboardInterrupt:
         words = "the tasks go on; watch them: inv status --watch"
         raise Exit(f"{words}; wait for them again: {again}" if again else words, code=130) from None
+
+
+def wait(queue: Queue, sent: Submission, settings: Settings) -> Waited:
+    """Wait for a submission's tasks, and show how far they are."""
+    from roomful import waiting
+
+    with _shown(sent.count) as progress:
+        return waiting.wait(queue, sent, settings, progress, before_connecting=enter_lab)
 
 
 def finish(waited: Waited) -> None:

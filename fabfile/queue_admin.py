@@ -67,7 +67,10 @@ def forget(c: Context, selection: str = "", done: bool = False, json: bool = Fal
 def requeue(c: Context, host: str = "", json: bool = False) -> None:
     """Tasks: take what runs on a host and let it run elsewhere; it does not count as a failure.
 
+    Drain the host first, or it may be the one that takes the tasks again.
+
     Example:
+        inv drain --hosts lab03
         inv requeue --host lab03
     """
     with open_queue(settings_of(c)) as queue:

@@ -90,12 +90,13 @@ def submit(
     with open_queue(settings) as queue:
         source = sys.stdin.buffer if file == "-" else file
         sent = submission.submit(queue, source, settings, options, with_ids=wait)
-        for warning in sent.warnings:
-            print(f"inv submit: {warning}", file=sys.stderr)
-        if not json:
-            print(sent.sentence, flush=True)
-        again = f"inv submit {file} --wait" if file != "-" else ""
-        waited = _waiting.wait(queue, sent, settings, again) if wait else None
+        again = f"inv submit {file} --wait" if wait and file != "-" else ""
+        with _waiting.going_on(again):
+            for warning in sent.warnings:
+                print(f"inv submit: {warning}", file=sys.stderr)
+            if not json:
+                print(sent.sentence, flush=True)
+            waited = _waiting.wait(queue, sent, settings) if wait else None
     if json:
         print_json({**sent.document(), **(waited.document() if waited else {})})
     elif waited:
@@ -127,12 +128,12 @@ def status(c: Context, watch: bool = False, json: bool = False) -> None:
 
 
 def _status_text(queue: Queue) -> str:
-    from roomful import monitor, report
+    from roomful import monitor
 
     now = monitor.look(queue)
     lines = monitor.summary_lines(now)
     if now.clients:
-        lines += ["", report.table(monitor.client_rows(now), monitor.CLIENT_HEADERS)]
+        lines += ["", monitor.client_table(now)]
     else:
         lines.append("no client has registered yet; start them with: inv start-clients --hosts NAME")
     return "\n".join(lines)

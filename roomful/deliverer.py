@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -41,28 +41,46 @@ class DeliveryReport:
     problems: list[Undelivered] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class _Distant:
+    """A result that is a file on a host."""
+
+    batch: Batch
+    item: Delivery
+    host: str
+    remote: str
+
+
 class Deliverer:
-    """Carries the results of tasks that are done to their paths."""
+    """Carries the results of tasks that are done to their paths.
+
+    ``unreachable`` has the hosts that were tried in vain, with the reason: each costs one deadline, not one a page.
+    """
 
     def __init__(
-        self, queue: Queue, settings: Settings, *, before_connecting: BeforeConnecting | None = None
+        self,
+        queue: Queue,
+        settings: Settings,
+        *,
+        before_connecting: BeforeConnecting | None = None,
+        unreachable: dict[str, str] | None = None,
     ) -> None:
         self.queue = queue
         self.settings = settings
         self.book = DeliveryBook(settings)
         self.before_connecting = before_connecting
+        self.unreachable = {} if unreachable is None else unreachable
         self._workdirs: dict[str, str] | None = None
         #: For each batch that tasks are picked from: its deliveries by task.
         self._of_task: dict[Path, dict[int, list[Delivery]]] = {}
 
-    def deliver_all(self, progress: Callable[[int], None] | None = None) -> DeliveryReport:
+    def deliver_all(self) -> DeliveryReport:
         """Deliver what can be, of every batch."""
         report = DeliveryReport()
-        for batch in self.book.batches():
-            for page in _pages(batch.pending, _PAGE):
-                self._deliver(batch, page, report)
-                if progress:
-                    progress(report.delivered)
+        batches = self.book.batches()
+        distant = [one for batch in batches for one in self._deliver(batch, batch.pending, report)]
+        self._fetch(distant, report)
+        for batch in batches:
             self.book.finish(batch)
         return report
 
@@ -74,14 +92,35 @@ class Deliverer:
                 index.setdefault(item.task_id, []).append(item)
         report = DeliveryReport()
         found = [item for task_id in task_ids for item in self._of_task[batch.file].get(task_id, ())]
-        for page in _pages(found, _PAGE):
-            self._deliver(batch, page, report)
+        self._fetch(self._deliver(batch, found, report), report)
         return report
 
-    def _deliver(self, batch: Batch, page: Sequence[Delivery], report: DeliveryReport) -> None:
+    def _deliver(self, batch: Batch, items: Sequence[Delivery], report: DeliveryReport) -> list[_Distant]:
+        """Deliver what the queue has; returns what must be fetched from hosts."""
+        distant: list[_Distant] = []
+        for page in _pages(items, _PAGE):
+            settled: list[int] = []
+            for item, record, output in self._ready(page, report, settled):
+                try:
+                    remote = self._file_of(record, output) if batch.as_files else _distant_path(output)
+                    if remote:
+                        distant.append(_Distant(batch, item, record.host, remote))
+                        continue
+                    write_bytes(item.path, output.head)
+                    settled.append(item.number)
+                    report.delivered += 1
+                except (OSError, ValueError) as error:
+                    why = f"cannot write it: {error.strerror}" if isinstance(error, OSError) else str(error)
+                    report.problems.append(Undelivered(item.task_id, item.path, why))
+            self.book.note(batch, settled)
+        return distant
+
+    def _ready(
+        self, page: Sequence[Delivery], report: DeliveryReport, settled: list[int]
+    ) -> Iterator[tuple[Delivery, TaskRecord, Output]]:
+        """Yield the deliveries whose task is done; notes in ``settled`` those that can never be made."""
         records = {record.id: record for record in self.queue.tasks(ids=sorted({item.task_id for item in page}))}
         ready: list[tuple[Delivery, TaskRecord]] = []
-        settled: list[int] = []
         for item in page:
             record = records.get(item.task_id)
             if record is None or digest_of(encode_task(record.spec)) != item.digest:
@@ -94,41 +133,35 @@ class Deliverer:
             else:
                 report.waiting += 1
         outputs = self.queue.outputs([record for _, record in ready], "stdout")
-        distant: dict[str, list[tuple[Delivery, str]]] = {}
         for (item, record), output in zip(ready, outputs, strict=True):
-            try:
-                remote = self._file_of(record, output) if batch.as_files else _distant_path(output)
-                if remote:
-                    distant.setdefault(record.host, []).append((item, remote))
-                    continue
-                write_bytes(item.path, output.head)
-                settled.append(item.number)
-                report.delivered += 1
-            except (OSError, ValueError) as error:
-                why = f"cannot write it: {error.strerror}" if isinstance(error, OSError) else str(error)
-                report.problems.append(Undelivered(item.task_id, item.path, why))
-        settled += self._fetch(distant, report)
-        self.book.note(batch, settled)
+            yield item, record, output
 
-    def _fetch(self, distant: dict[str, list[tuple[Delivery, str]]], report: DeliveryReport) -> list[int]:
-        """Fetch results that are files on their hosts; returns the numbers of those that arrived."""
-        if not distant:
-            return []
-        items = {item.number: item for pairs in distant.values() for item, _ in pairs}
-        wanted = {
-            host: [Wanted(item.number, remote, item.path) for item, remote in pairs]
-            for host, pairs in distant.items()
-        }
-        arrived = []
-        for got in fetch(wanted, self.settings, before_connecting=self.before_connecting):
-            item = items[got.wanted.key]
-            if got.error:
-                why = f"{got.host}: {got.wanted.remote}: {got.error}"
-                report.problems.append(Undelivered(item.task_id, item.path, why))
+    def _fetch(self, distant: Sequence[_Distant], report: DeliveryReport) -> None:
+        """Fetch results that are files on their hosts."""
+        wanted: dict[str, list[Wanted]] = {}
+        for key, one in enumerate(distant):
+            if one.host in self.unreachable:
+                self._failed(one, self.unreachable[one.host], report)
             else:
-                arrived.append(item.number)
+                wanted.setdefault(one.host, []).append(Wanted(key, one.remote, one.item.path))
+        if not wanted:
+            return
+        arrived: dict[Path, list[int]] = {}
+        batches = {one.batch.file: one.batch for one in distant}
+        for got in fetch(wanted, self.settings, before_connecting=self.before_connecting):
+            one = distant[got.wanted.key]
+            if not got.reached:
+                self.unreachable[got.host] = got.error
+            if got.error:
+                self._failed(one, got.error, report)
+            else:
+                arrived.setdefault(one.batch.file, []).append(one.item.number)
                 report.delivered += 1
-        return arrived
+        for file, numbers in arrived.items():
+            self.book.note(batches[file], numbers)
+
+    def _failed(self, one: _Distant, why: str, report: DeliveryReport) -> None:
+        report.problems.append(Undelivered(one.item.task_id, one.item.path, f"{one.host}: {one.remote}: {why}"))
 
     def _file_of(self, record: TaskRecord, output: Output) -> str:
         """Return the path on the client of the file that a task named; raises ValueError."""

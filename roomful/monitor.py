@@ -75,30 +75,33 @@ def rate_text(per_second: float) -> str:
     return f"{per_second * 3600:.1f}/h"
 
 
-CLIENT_HEADERS = ("host", "state", "slots", "load", "memory free", "running", "done", "failed", "heartbeat", "note")
-
-
-def client_rows(status: Status) -> list[list[str]]:
-    """Lay out the clients for a table."""
+def client_table(status: Status) -> str:
+    """Lay out the clients as a table that fits 80 columns where no client has a note."""
     rows = []
     for client in status.clients:
         here = client.state in ("live", "draining", "silent")
-        free = f"{report.size(client.memory_free_bytes)} of {report.size(client.memory_bytes)}"
+        cells = [str(client.slots), f"{client.load:.2f}", memory_text(client), str(client.running)]
         rows.append(
             [
                 client.host,
                 client.state,
-                str(client.slots) if here else "",
-                f"{client.load:.2f}" if here else "",
-                free if here else "",
-                str(client.running) if here else "",
+                *(cells if here else [""] * len(cells)),
                 str(client.done),
                 str(client.failed),
                 f"{report.duration(client.seconds_since_heartbeat)} ago",
                 client.busy_with,
             ]
         )
-    return rows
+    headers = ["host", "state", "slots", "load", "memory free", "running", "done", "failed", "heartbeat", "note"]
+    width = len(headers) if any(client.busy_with for client in status.clients) else len(headers) - 1
+    return report.table([row[:width] for row in rows], headers[:width])
+
+
+def memory_text(client: ClientRecord) -> str:
+    """Write how much memory is free, of how much: ``22.4 of 23.5 GiB``."""
+    number, unit = report.size(client.memory_bytes).split()
+    free = min(client.memory_free_bytes, client.memory_bytes) * float(number) / max(client.memory_bytes, 1)
+    return f"{free:.1f} of {number} {unit}"
 
 
 TASK_HEADERS = ("id", "state", "host", "attempt", "seconds", "result", "command")

@@ -353,6 +353,13 @@ class Queue:
                 found = self._redis.hkeys(self.keys.running)
             elif state in ("failed", "cancelled"):
                 found = self._redis.smembers(self.keys.prefix + state)
+            elif state == "done":
+                with self._redis.pipeline(transaction=True) as pipe:
+                    pipe.hkeys(self.keys.result)
+                    pipe.smembers(self.keys.failed)
+                    pipe.smembers(self.keys.cancelled)
+                    ended, failed, cancelled = _run(pipe)
+                found = set(ended) - failed - cancelled
             else:
                 return range(1, self.last_id() + 1)
         return sorted(int(task_id) for task_id in found)

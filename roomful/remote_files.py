@@ -67,6 +67,8 @@ class Fetched:
     wanted: Wanted
     host: str
     error: str = ""
+    #: Whether the host could be reached at all.
+    reached: bool = True
 
 
 def fetch(
@@ -78,7 +80,7 @@ def fetch(
 ) -> list[Fetched]:
     """Fetch files from hosts (by label), all hosts at the same time; each file is complete or absent.
 
-    Relative paths start at ``base`` (default: the workdir).
+    Relative paths start at ``base`` (default: the workdir). A KeyboardInterrupt passes through.
     """
     from roomful.ssh import fan_out
 
@@ -100,13 +102,17 @@ def fetch(
         return receiver.fetched
 
     fetched: list[Fetched] = []
-    for outcome in fan_out(list(hosts.values()), work, settings):
+    outcomes = fan_out(list(hosts.values()), work, settings)
+    if any(outcome.reason == "interrupted" for outcome in outcomes):
+        raise KeyboardInterrupt
+    for outcome in outcomes:
         if outcome.value is not None:
             fetched += outcome.value
         else:
             why = ": ".join(part for part in (outcome.reason, outcome.detail) if part)
             label = label_of[outcome.host.label]
-            fetched += [Fetched(item, label, why) for item in wanted[label]]
+            reached = outcome.status != "unreachable"
+            fetched += [Fetched(item, label, why, reached) for item in wanted[label]]
     return fetched
 
 
@@ -140,7 +146,8 @@ def stream(
         with connect(host, settings) as connection:
             _run(connection, settings.workdir, [path], take)
     except HostFailure as failure:
-        raise RoomfulError(f"cannot fetch {path}", where=label, why=str(failure)) from failure
+        fix = "no other machine has it: try again when the host is up"
+        raise RoomfulError(f"cannot fetch {path}", where=label, why=str(failure), fix=fix) from failure
     if not ended:
         raise RoomfulError(f"cannot fetch {path}", where=label, why="the host did not send all of it")
 

@@ -17,10 +17,12 @@ DETAIL_WIDTH = 78
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Lay out rows under headers; numbers keep the form they come in."""
-    from tabulate import tabulate
+    import tabulate
 
+    # Its default makes every column two wider than its header; a table is to fit 80 columns where it can.
+    tabulate.MIN_PADDING = 0
     cells = [[printable(str(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
-    return tabulate(cells, headers, tablefmt="simple", disable_numparse=True)
+    return tabulate.tabulate(cells, headers, tablefmt="simple", disable_numparse=True)
 
 
 def printable(text: str) -> str:

@@ -105,11 +105,13 @@ def save(
     """
     try:
         with _locked(into):
-            saved = _Saver(queue, into, settings, before_connecting).run(progress)
+            saver = _Saver(queue, into, settings, before_connecting)
+            saved = saver.run(progress)
     except OSError as error:
         what = f"cannot write {error.filename or into}"
         raise RoomfulError(what, where=str(into), why=error.strerror or str(error)) from error
-    saved.deliveries = Deliverer(queue, settings, before_connecting=before_connecting).deliver_all()
+    deliverer = Deliverer(queue, settings, before_connecting=before_connecting, unreachable=saver.unreachable)
+    saved.deliveries = deliverer.deliver_all()
     return saved
 
 
@@ -137,6 +139,8 @@ class _Saver:
         self.settings = settings
         self.before_connecting = before_connecting
         self.saved = Saved(into)
+        #: Hosts that were tried in vain, and why.
+        self.unreachable: dict[str, str] = {}
         #: Tasks of which something was written.
         self.fresh: set[int] = set()
         #: Files that are on hosts, by host.
@@ -223,6 +227,8 @@ class _Saver:
             return
         for got in fetch(self.distant, self.settings, before_connecting=self.before_connecting):
             task_id, stream = self.keys[got.wanted.key]
+            if not got.reached:
+                self.unreachable[got.host] = got.error
             if not got.error:
                 self.fresh.add(task_id)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,15 +102,26 @@ def wait(
     start = time.monotonic()
     marks = [(start, 0)]
 
-    def look(_: object = None) -> None:
-        nonlocal cursor
+    def take(records: Iterable[TaskRecord]) -> None:
         fresh = []
+        for record in records:
+            if record.id in ids:
+                if record.state == "done" and record.id not in state.done:
+                    fresh.append(record.id)
+                state.take(record)
+        if submission.batch:
+            made = deliverer.deliver(submission.batch, fresh)
+            state.deliveries.delivered += made.delivered
+            state.deliveries.problems += made.problems
+
+    def news() -> Iterator[TaskRecord]:
+        nonlocal cursor
         for record in queue.outcomes(cursor):
             cursor = record.cursor
-            if record.id in ids:
-                state.take(record)
-                fresh.append(record)
-        _deliver(deliverer, submission, fresh, state.deliveries)
+            yield record
+
+    def look(_: object = None) -> None:
+        take(news())
         now = time.monotonic()
         marks.append((now, state.ended))
         while now - marks[1][0] > _RATE_SECONDS:
@@ -121,19 +132,9 @@ def wait(
 
     if submission.report.skipped:
         # Duplicates may have ended long ago.
-        earlier = [record for record in queue.tasks(ids=sorted(ids)) if record.ended_ms]
-        for record in earlier:
-            state.take(record)
-        _deliver(deliverer, submission, earlier, state.deliveries)
+        take(record for record in queue.tasks(ids=sorted(ids)) if record.ended_ms)
     queue.wait(ids, look)
     look()
     if submission.batch:
         deliverer.book.finish(submission.batch)
     return state
-
-
-def _deliver(deliverer: Deliverer, submission: Submission, records: list[TaskRecord], report: DeliveryReport) -> None:
-    if submission.batch:
-        made = deliverer.deliver(submission.batch, [record.id for record in records if record.state == "done"])
-        report.delivered += made.delivered
-        report.problems += made.problems
