@@ -16,7 +16,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from roomful.outcome import HostFailure
+from roomful.agent.ssh_words import reason_of
+from roomful.outcome import UNREACHABLE_REASONS, HostFailure
 
 #: A server that drops connections at once (sshd's MaxStartups) is tried again after these pauses, in seconds.
 DROPPED_PAUSES = (0.2, 0.5, 1.0, 2.0)
@@ -141,8 +142,8 @@ class Dialer:
         try:
             call.process = subprocess.Popen(
                 call.address.proxy,
-                stdin=theirs,
-                stdout=theirs,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
@@ -197,6 +198,9 @@ class Dialer:
     def _too_late(self, call: _Call) -> HostFailure:
         if call.drops:
             return HostFailure("protocol", f"{DROPPED} ({call.drops} times)")
+        if call.process is not None:
+            # The command's last word: a gateway's name, or a ProxyCommand as a whole.
+            return HostFailure("timeout", f"no answer within {self._seconds:g} s through {call.address.proxy[-1]}")
         what = "connected, but the server never spoke" if call.sock and not call.connecting else "no answer"
         return HostFailure("timeout", f"{what} within {self._seconds:g} s")
 
@@ -233,7 +237,9 @@ class Dialer:
         if call.process is not None:
             # The line ssh printed says more than we could.
             said = (call.process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
-            self._finish(call, HostFailure("protocol", said[-1] if said else "the jump host closed the connection"))
+            reason, detail = reason_of(said, call.process.returncode)
+            reason = reason if reason in UNREACHABLE_REASONS else "protocol"
+            self._finish(call, HostFailure(reason, f"{detail} (through {call.address.proxy[-1]})"))
         elif call.drops < len(DROPPED_PAUSES):
             call.retry_at = time.monotonic() + DROPPED_PAUSES[call.drops]
             call.drops += 1

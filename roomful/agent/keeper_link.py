@@ -10,8 +10,9 @@ import secrets
 import shlex
 import subprocess
 import time
-from typing import Any, Mapping, Sequence
+from typing import Any, Mapping
 
+from roomful.agent.ssh_words import reason_of
 from roomful.agent.supervisor import spawn
 
 #: Seconds before the first new attempt, and at most; each is shortened by up to a half, so that hosts spread out.
@@ -37,19 +38,6 @@ REMOTE_SCRIPT = (
     'ln -s "$u" "$d/.$u" && mv -f "$d/.$u" "$d/valkey.sock" || exit 94; '
     'for s in "$d"/link-*.sock; do case $s in "$d/$u") ;; *) rm -f "$s";; esac; done; '
     'echo ready; while read -r l; do echo "$l"; done; rm -f "$d/$u"'
-)
-
-#: What OpenSSH says last -> reason (DESIGN.md's words).
-_REASONS = (
-    (r"Host key verification failed|HOST IDENTIFICATION HAS CHANGED|host key is known", "host-key"),
-    (r"Permission denied|Too many authentication failures", "auth"),
-    (r"Could not resolve|Name or service not known|Temporary failure in name resolution", "dns"),
-    (r"timed out|Timeout|timeout", "timeout"),
-    (r"Connection refused", "refused"),
-    (r"No route to host|Network is unreachable", "no-route"),
-    (r"forwarding failed|forwarding request failed", "forwarding"),
-    (r"not a folder of ours", "error"),
-    (r"Connection (closed|reset)|Broken pipe|closed by remote", "lost"),
 )
 
 
@@ -84,17 +72,6 @@ def link_argv(record: Mapping[str, Any], unique: str, valkey_socket: str) -> lis
 def escaped(path: str) -> str:
     """Escape a path for ``-L`` and ``-R``, where colons separate."""
     return path.replace("\\", "\\\\").replace(":", "\\:")
-
-
-def reason_of(words: Sequence[str], code: int) -> tuple[str, str]:
-    """Turn what an ended OpenSSH child said into a reason and a sentence."""
-    for pattern, reason in _REASONS:
-        for line in reversed(words):
-            if re.search(pattern, line):
-                return reason, line
-    if words:
-        return "error", words[-1]
-    return "lost", f"ssh ended with exit code {code}" if code >= 0 else f"ssh was ended by signal {-code}"
 
 
 class Link:
