@@ -1,4 +1,5 @@
 """The door for ``inv``: all tasks are in ``fabfile/``."""
+
 from __future__ import annotations
 
 from fabfile import ns

@@ -52,7 +52,9 @@ def test_the_gateway_itself_is_reached_directly(settings: Settings) -> None:
     assert gateway_of(Host("gate"), settings) is not None
 
 
-def test_a_gateway_in_a_list_comes_with_its_attributes_and_another_looks_where_the_host_is(settings: Settings) -> None:
+def test_a_gateway_in_a_list_comes_with_its_attributes_and_another_looks_where_the_host_is(
+    settings: Settings,
+) -> None:
     lab = {"address": "10.0.0.9", "ssh_config": "/lab/ssh_config", "netns": "rf-lab"}
     (settings.root / "host_lists" / "mine.txt").write_text("front address=10.0.0.1\n")
     listed = gateway_of(Host("node", attributes=lab), settings.replace(gateway="front"))
