@@ -82,6 +82,8 @@ def run(
         raise InputError(f"bad --jobs {jobs}", fix="give a number from 1")
     webhook = [SlackWebhook(slack_webhook)] if slack_webhook else []
     settings = _settings(c, user, ssh_config, accept_new_host_keys)
+    # What experiments print is no data of ours.
+    stdout = sys.stdout
     with _logging(log, verbose), loader.environment(compatibility_mode), contextlib.redirect_stdout(sys.stderr):
         loaded = _load(settings, paths, compatibility_mode, keep_going)
         _ask_about_many(loaded, yes)
@@ -92,7 +94,8 @@ def run(
                 "no experiments", why="no @reg_exp in these files" if not filter else f"none is {filter!r}"
             )
         if dry_run:
-            _show(plan, json, journal if resume else None)
+            with contextlib.redirect_stdout(stdout):
+                _show(plan, json, journal if resume else None)
             return
         _enter_lab(plan, settings)
         results = Results(settings.path(settings.results) / "experiments", _provenance(plan, jobs))
@@ -232,10 +235,10 @@ def _show(plan: Plan, json: bool, journal: Any) -> None:
     if json:
         keys = ("file", "name", "servers", "state")
         items = [dict(zip(keys, row, strict=True)) for row in rows]
-        sys.__stdout__.write(report.to_json({"count": len(rows), "seed": plan.seed, "experiments": items}) + "\n")  # type: ignore[union-attr]
+        print(report.to_json({"count": len(rows), "seed": plan.seed, "experiments": items}))
     else:
-        table = report.table([row if journal is not None else row[:3] for row in rows], _headers(journal))
-        sys.__stdout__.write(f"{table}\n")  # type: ignore[union-attr]
+        print(report.table([row if journal is not None else row[:3] for row in rows], _headers(journal)))
+    sys.stdout.flush()
     print(f"{len(rows)} {'experiment' if len(rows) == 1 else 'experiments'}", file=sys.stderr)
 
 

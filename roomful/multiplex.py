@@ -89,14 +89,17 @@ class HostCommands:
         process = RemoteProcess(next(self._numbers), listener, self._send)
         if not launch.stdout:
             process.without_stdout()
+        document = json.dumps(launch.document()).encode()
         with self._lock:
             lost = self._lost
+            if len(document) > frames.LARGEST:
+                lost = HostFailure("error", f"a command of {len(document):,} bytes is too long")
             if lost is None:
                 self._processes[process.number] = process
         if lost is not None:
             process.lose(lost)
         else:
-            self._send(frames.START, process.number, json.dumps(launch.document()).encode())
+            self._send(frames.START, process.number, document)
         return process
 
     def ping(self) -> None:

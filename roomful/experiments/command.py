@@ -200,7 +200,8 @@ class Command:
             self._finish(status, failure)
 
     def _handle(self, stream: int, data: bytes) -> None:
-        handlers = self._handlers[stream]
+        # After a failure nobody wants more; what still comes is read so that there is an end.
+        handlers = () if self._session.failure else self._handlers[stream]
         try:
             lines = self._lines[stream].feed(data)
             if len(handlers) == 1:

@@ -136,16 +136,12 @@ class Loader:
 
     @contextlib.contextmanager
     def _folder(self, folder: str) -> Iterator[None]:
-        """Let a file import its neighbours, and only its own."""
-        if folder not in sys.path:
-            sys.path.append(folder)
-        for other, modules in self._siblings.items():
-            if other != folder:
-                for name, module in modules.items():
-                    if sys.modules.get(name) is module:
-                        del sys.modules[name]
+        """Let a file import its neighbours, whatever else is loaded by their names."""
+        neighbours = {path.stem for path in Path(folder).glob("*.py")} - sys.stdlib_module_names
+        hidden = {name: sys.modules.pop(name) for name in neighbours if name in sys.modules}
         sys.modules.update(self._siblings.get(folder, {}))
-        sys.path.remove(folder)
+        if folder in sys.path:
+            sys.path.remove(folder)
         sys.path.insert(0, folder)
         importlib.invalidate_caches()
         try:
@@ -157,9 +153,13 @@ class Loader:
             self._siblings[folder] = {
                 name: module
                 for name, module in sys.modules.items()
-                if not name.startswith(PREFIX)
-                and str(getattr(module, "__file__", None) or "").startswith(f"{folder}/")
+                if not name.startswith(PREFIX) and _file_of(module).startswith(f"{folder}/")
             }
+            foreign = {name: module for name, module in hidden.items() if not self._is_sibling(module)}
+            sys.modules.update(foreign)
+
+    def _is_sibling(self, module: types.ModuleType) -> bool:
+        return any(module is one for modules in self._siblings.values() for one in modules.values())
 
 
 def _file_of(module: types.ModuleType) -> str:

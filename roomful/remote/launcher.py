@@ -210,7 +210,7 @@ class Launcher:
             tree.kill_descendants({other.supervisor for other in self.commands.values()})
             self.send(frames.EXITED, command.number, frames.STATUS.pack(-signal.SIGKILL))
         for stream in command.outputs:
-            # No more than what is left in the pipe: it may come whether it was allowed or not, so that there is an end.
+            # What is left in the pipe may come whether it was allowed or not, so that there is an end.
             command.allowance[stream] += MOST_UNSENT
             self.listen(command, stream)
         self.finish(command)
@@ -329,6 +329,8 @@ def become_supervisor(keep: tuple[int, ...]) -> None:
 
 def end_all() -> None:
     """Kill every process below this one and wait for the last."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     begin = time.monotonic()
     while True:
         refused = tree.kill_descendants()

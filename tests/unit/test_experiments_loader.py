@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -61,6 +62,18 @@ def test_neighbours_can_be_imported_and_are_kept_apart(tmp_path: Path, load: Cal
     before = (list(sys.path), "config" in sys.modules)
     assert load("one", "two", "one/y.py") == ["x:one", "y:one", "x:two", "y:two"]
     assert (list(sys.path), "config" in sys.modules) == (before[0], False)
+
+
+def test_a_neighbour_wins_over_a_module_of_its_name(
+    tmp_path: Path, load: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = types.ModuleType("config")
+    monkeypatch.setitem(sys.modules, "config", other)
+    write(
+        tmp_path, e__config="NAME = 'mine'\n", e__a="import config; assert config.NAME == 'mine'\n" + experiment("a")
+    )
+    assert load("e/a.py") == ["a:a"]
+    assert sys.modules["config"] is other
 
 
 def test_neighbours_are_loaded_once_for_a_folder(tmp_path: Path, load: Callable[..., list[str]]) -> None:
