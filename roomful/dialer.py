@@ -238,20 +238,25 @@ class Dialer:
             # The line ssh printed says more than we could.
             said = (call.process.communicate()[1] or b"").decode(errors="replace").strip().splitlines()
             reason, detail = reason_of(said, call.process.returncode)
+            if reason == "lost" and call.drops < len(DROPPED_PAUSES):
+                self._pause(call)
+                return
             reason = reason if reason in UNREACHABLE_REASONS else "protocol"
             self._finish(call, HostFailure(reason, f"{detail} (through {call.address.proxy[-1]})"))
         elif call.drops < len(DROPPED_PAUSES):
-            call.retry_at = time.monotonic() + DROPPED_PAUSES[call.drops]
-            call.drops += 1
-            self._paused.append(call)
+            self._pause(call)
         else:
             self._finish(call, HostFailure("protocol", f"{DROPPED} ({call.drops + 1} times)"))
 
+    def _pause(self, call: _Call) -> None:
+        call.retry_at = time.monotonic() + DROPPED_PAUSES[call.drops]
+        call.drops += 1
+        self._paused.append(call)
+
     def _again(self, call: _Call) -> None:
         call.retry_at = None
-        if call.index not in self._waiting or self._resolve_literal(call):
-            return
-        self._resolve([call])
+        if call.index in self._waiting:
+            self._resolve([call])
 
     def _finish(self, call: _Call, failure: HostFailure) -> None:
         self._drop(call)

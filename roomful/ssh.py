@@ -25,6 +25,7 @@ import paramiko
 
 from roomful.dialer import Dialer
 from roomful.endpoint import Endpoint, Identity, endpoint_of, identities
+from roomful.gateway import shared_ways
 from roomful.hosts import Host
 from roomful.known_hosts import KnownHosts, PresentedKey, Verdict, host_pattern
 from roomful.outcome import UNREACHABLE_REASONS, HostFailure, Outcome, Outcomes
@@ -359,9 +360,19 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
             self[index].use_socket(answer)
             threading.Thread(target=worker, args=(index,), daemon=True, name=f"host {index}").start()
 
-        dialer = Dialer(addresses, self.settings.connect_timeout_seconds, ready)
-        thread = threading.Thread(target=dialer.run, daemon=True, name="dialer")
-        thread.start()
+        with shared_ways(addresses, self.settings.login_timeout_seconds) as ways:
+            dialer = Dialer(ways, self.settings.connect_timeout_seconds, ready)
+            threading.Thread(target=dialer.run, daemon=True, name="dialer").start()
+            return self._taken_in(done, on_outcome, on_interrupt, dialer, start)
+
+    def _taken_in(
+        self,
+        done: queue.SimpleQueue[tuple[int, Outcome[T]]],
+        on_outcome: Callable[[Outcome[T]], None] | None,
+        on_interrupt: Callable[[Sequence[Host]], None] | None,
+        dialer: Dialer,
+        start: float,
+    ) -> Outcomes[T]:
         outcomes: dict[int, Outcome[T]] = {}
 
         def take() -> None:

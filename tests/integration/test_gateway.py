@@ -164,3 +164,15 @@ Host elsewhere
         (written.root / "code" / "file").write_text("x")
         assert set(statuses(written, "deploy", "code", "--hosts", "inner,deep").values()) == {"ok"}
         assert written.inv("shell", "deep", "--", "hostname").stdout == "lab04\n"
+
+
+def test_many_hosts_cost_their_gateway_one_login(lab: LabFactory, tmp_path: Path) -> None:
+    """Its server takes two who have not logged in yet, and turns away every other one."""
+    room = lab(own="busy gateway", count=24, rootless=False, max_startups="2:100:2")
+    there = project_for(room, tmp_path, tmp_path, connect_timeout_seconds=10)
+    before = (room.host_directory("lab01") / "log").read_text().count("Accepted publickey")
+    # The gateway's own turn would come on top.
+    found = statuses(there, "run", "--gateway", "lab01", "--exclude", "lab01", "--", "true")
+    assert found == {f"lab{number:02}": "ok" for number in range(2, 25)}
+    logins = (room.host_directory("lab01") / "log").read_text().count("Accepted publickey") - before
+    assert logins == 1
