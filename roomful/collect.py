@@ -23,7 +23,7 @@ from roomful.errors import InputError
 from roomful.hosts import Host
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.paths import inside_workdir
-from roomful.rsync import INCOMING, MOST_PROCESSES, Rsync
+from roomful.rsync import INCOMING, MOST_PROCESSES, WRITE_FAILED, Rsync
 from roomful.settings import Settings
 
 if TYPE_CHECKING:
@@ -216,6 +216,8 @@ class _Pulls:
         try:
             value = self._pulled(listing.host, wanted, folder) if wanted.files else Collected(folder=folder)
         except HostFailure as failure:
+            if failure.reason == WRITE_FAILED and shutil.disk_usage(folder).free < sum(wanted.files.values()):
+                failure = HostFailure("disk-full", f"here: {folder}")
             return _failed(listing, failure, time.monotonic() - start)
         except OSError as error:
             return _failed(listing, HostFailure("error", f"here: {error}"), time.monotonic() - start)

@@ -22,7 +22,7 @@ from roomful.hosts import Host
 from roomful.manifest import Manifest, scan
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.paths import inside_workdir, key_of
-from roomful.rsync import Rsync, Transferred, push_options
+from roomful.rsync import WRITE_FAILED, Rsync, Transferred, push_options
 from roomful.settings import Settings
 from roomful.sharing import Sharing
 from roomful.state import ProjectState, private_directory
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 #: Verifying a deployment may take this much longer for each byte, on top of the time every command has.
 SECONDS_PER_BYTE = 1 / 20_000_000
+KEEPALIVE_SECONDS = 20
 #: The commit program's reason where a file there is not what it is here.
 DIFFERS = "differs"
 FULL = ("disk-full", "quota")
@@ -194,6 +195,8 @@ class _Session:
 
     def deploy_to(self, connection: HostConnection, index: int) -> Deployed:
         """Do what one host needs; raises HostFailure."""
+        # While rsync works on a connection of its own, this one has nothing to say: routers forget such ones.
+        connection.transport.set_keepalive(KEEPALIVE_SECONDS)
         manifest = self.reading.manifest()
         request = self._request(manifest, index)
         answer = host_program.run(connection, "releases", request)
@@ -207,6 +210,15 @@ class _Session:
             deployed = self._push(connection, manifest, request, answer)
             turn.done()
             return deployed
+
+    def _explained(self, connection: HostConnection, failure: HostFailure, commit: dict[str, Any]) -> HostFailure:
+        """Ask the host what is full where rsync only said that it could not write."""
+        if failure.reason == WRITE_FAILED and not failure.detail:
+            try:
+                host_program.run(connection, "room", commit)
+            except HostFailure as found:
+                return HostFailure(found.reason, found.detail)
+        return failure
 
     def _request(self, manifest: Manifest, index: int) -> dict[str, Any]:
         return {
@@ -245,18 +257,19 @@ class _Session:
                 moved += self.rsync.push(connection, manifest.root, target, options)
                 done = host_program.run(connection, "commit", commit, timeout=seconds)
                 break
-            except HostFailure as failure:
+            except HostFailure as problem:
+                failure = self._explained(connection, problem, commit)
                 if failure.reason in FULL:
                     # There is no room for what was cut: away with it, and once more if that can help.
                     host_program.run(connection, "discard", request | {"stagings": [staging, *cut]})
                     if basis == release:
-                        raise
+                        raise failure from problem
                     basis = release
                 elif failure.reason == DIFFERS and not compare_content:
                     # Another content with the same size and time, as where only seconds are kept: read them all.
                     compare_content = True
                 else:
-                    raise
+                    raise failure from problem
         notes = [f"moved to .roomful/replaced: {path}" for path in done["replaced"]]
         if done["kept"]:
             notes.append(f"{done['kept']} files of tasks kept in .roomful/kept: SOURCE has others in their place")

@@ -41,6 +41,8 @@ SILENCE_SECONDS = 60
 TURNED_AWAY_PAUSES = (0.5, 1.5, 4.0)
 _TURNED_AWAY = re.compile(r"kex_exchange_identification|Connection (closed|reset) by (remote host|.* port)")
 
+#: Our reason for rsync's exit code where it could not write; it does not always say why.
+WRITE_FAILED = "exit 11"
 #: rsync's exit code where files disappeared while it read them.
 _VANISHED = 24
 

@@ -58,7 +58,7 @@ def test_a_full_disk_is_named_and_the_old_version_stays(lab: LabFactory, inv: In
         (tmp_path / "resources" / f"big{number}").write_bytes(os.urandom(9_000_000))
     (row,) = rows(inv(room, "deploy", "--json", workdir="~/full"))
     assert (row["status"], row["reason"]) == ("failed", "disk-full")
-    assert "No space left on device" in row["detail"]
+    assert "No space left on device" in row["detail"]  # rsync's words, or those of our own look
     assert ssh(room, "lab01", "cat full/run.py; ls full").stdout == "onerun.py\n"
     for number in range(4):
         (tmp_path / "resources" / f"big{number}").unlink()

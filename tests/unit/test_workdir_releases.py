@@ -17,6 +17,7 @@ from roomful.workdir.commit import commit
 from roomful.workdir.files import Refusal
 from roomful.workdir.lock import Lock
 from roomful.workdir.marks import leave_mark
+from roomful.workdir.room import find_room
 from tests.support.workdirs import Tree, Workdir, read_tree
 
 ONE: Tree = {"run.py": "one", "data/a": "a", "data/b": "b", "old/x": "x", "empty": None}
@@ -416,3 +417,18 @@ def test_hosts_on_one_disk_see_each_others_marks_of_the_same_run(tmp_path: Path)
     os.utime(tmp_path / "marks" / "a.0", (1, 1))
     assert leave_mark(own, "b", 2) == [1]
     assert sorted(path.name for path in (tmp_path / "marks").iterdir()) == ["a.1", "a.3", "b.1", "b.2"]
+
+
+def test_room_is_looked_for_by_taking_it(workdir: Workdir, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = workdir.stage({"a": "12345", "b": "123"})
+    staging = workdir.store() / "staging"
+    (staging / request["staging"] / "a").unlink()
+    taken: list[int] = []
+    monkeypatch.setattr(os, "posix_fallocate", lambda handle, start, size: taken.append(size))
+    assert find_room(request) == {}
+    assert taken == [5]
+    monkeypatch.undo()
+    request["items"] = [["huge", "file", 0o644, 1 << 50, ""]]
+    with pytest.raises(OSError, match=r"File too large|No space left"):
+        find_room(request)
+    assert os.listdir(staging) == [request["staging"]]
