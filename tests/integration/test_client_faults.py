@@ -65,8 +65,9 @@ class Project:
     def traces(self, host: str) -> str:
         """What of ours is on a host: processes and folders."""
         name = ProjectState(self.settings).cluster_name
-        script = f"ps -eo args | grep -F {name} | grep -v -e grep -e sshd; ls -d /tmp/roomful-*/{name} /var/tmp/roomful-*/{name}"
-        return ssh(self.room, host, f"({script}) 2>/dev/null").stdout.strip()
+        folders = f"ls -d /tmp/roomful-*/{name} /var/tmp/roomful-*/{name} 2>/dev/null"
+        processes = f"ps -eo args | grep -F {name} | grep -v -e grep -e sshd"
+        return ssh(self.room, host, f"{folders}; {processes}").stdout.strip()
 
 
 @pytest.fixture
