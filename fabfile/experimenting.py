@@ -14,6 +14,7 @@ from ._step import current_call, settings_of, step
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from roomful.experiments.journal import Journal
     from roomful.experiments.loader import Loaded
     from roomful.experiments.plan import Plan
     from roomful.experiments.registry import Experiment
@@ -71,12 +72,15 @@ def run(
         inv experiments.run resources/experiments
         inv experiments.run compile.py scaleout.py --resume --progress --log run.log
     """
+    import platform
+
     from roomful.errors import InputError
-    from roomful.experiments import loader
+    from roomful.experiments import loader, provenance, summary
+    from roomful.experiments.logs import to_stderr
     from roomful.experiments.plan import make_plan
     from roomful.experiments.results import Results
     from roomful.experiments.runner import Runner, RunOptions
-    from roomful.notify import SlackWebhook
+    from roomful.notify import SlackWebhook, notify
 
     if jobs < 1:
         raise InputError(f"bad --jobs {jobs}", fix="give a number from 1")
@@ -84,7 +88,7 @@ def run(
     settings = _settings(c, user, ssh_config, accept_new_host_keys)
     # What experiments print is no data of ours.
     stdout = sys.stdout
-    with _logging(log, verbose), loader.environment(compatibility_mode), contextlib.redirect_stdout(sys.stderr):
+    with to_stderr(log, verbose), loader.environment(compatibility_mode), contextlib.redirect_stdout(sys.stderr):
         loaded = _load(settings, paths, compatibility_mode, keep_going)
         _ask_about_many(loaded, yes)
         journal = _journal(settings)
@@ -96,20 +100,20 @@ def run(
         if dry_run:
             with contextlib.redirect_stdout(stdout):
                 _show(plan, json, journal if resume else None)
+            if loaded.broken:
+                raise Exit(code=1)
             return
         _enter_lab(plan, settings)
-        results = Results(settings.path(settings.results) / "experiments", _provenance(plan, jobs))
+        results = Results(settings.path(settings.results) / "experiments", provenance.begin(plan, _command_line()))
         runner = Runner(settings, RunOptions(resume, keep_going, jobs), journal, results)
         with _progress(plan, progress) as report:
             ended = runner.run(plan, report)
-    _summary(ended, loaded, results.folder, json)
+    _report(ended, loaded, results.folder, json)
     if webhook:
-        from roomful.notify import notify
-
-        notify(_message(ended, loaded, results.folder), webhook, _warn)
+        notify(summary.message(ended, loaded, results.folder, platform.node()), webhook, _warn)
     if runner.interrupted:
         raise Exit(code=130)
-    if loaded.broken or any(result.status not in ("ok", "skipped") for result in ended):
+    if not summary.succeeded(ended, loaded):
         raise Exit(code=1)
 
 
@@ -131,10 +135,11 @@ def list_(
         inv experiments.list resources/experiments --filter 'grid*' --json
     """
     from roomful.experiments import loader
+    from roomful.experiments.logs import to_stderr
     from roomful.experiments.plan import make_plan
 
     settings = settings_of(c)
-    with _logging("", False), loader.environment(compatibility_mode), contextlib.redirect_stdout(sys.stderr):
+    with to_stderr(), loader.environment(compatibility_mode), contextlib.redirect_stdout(sys.stderr):
         loaded = _load(settings, paths, compatibility_mode, keep_going=False)
         _ask_about_many(loaded, yes)
         journal = _journal(settings)
@@ -162,7 +167,7 @@ def _load(settings: Settings, paths: list[str], compatibility_mode: bool, keep_g
     return Loader(settings, compatibility_mode).load(find_files(paths), keep_going)
 
 
-def _journal(settings: Settings) -> Any:
+def _journal(settings: Settings) -> Journal:
     from pathlib import Path
 
     from roomful.experiments.journal import OLD_NAME, Journal
@@ -201,85 +206,25 @@ def _enter_lab(plan: Plan, settings: Settings) -> None:
     enter_lab(server.entry(settings) for experiment in plan.experiments for server in experiment.servers)
 
 
-def _provenance(plan: Plan, jobs: int) -> Any:
-    from datetime import datetime
-    from pathlib import Path
-
-    from roomful.experiments.provenance import Provenance, code_of, controller
-    from roomful.experiments.results import now
-
-    del jobs
-    files = dict.fromkeys(experiment.registration.file for experiment in plan.experiments)
-    folders = {folder: code_of(folder) for folder in {Path(file).parent for file in files}}
+def _command_line() -> str:
     # Whoever has a webhook's URL may post to it.
     secret = {"slack_webhook": "***"} if "slack_webhook" in current_call().given else {}
-    return Provenance(
-        run=datetime.now().strftime("%Y%m%d-%H%M%S"),
-        command_line=current_call().line(**secret),
-        seed=plan.seed,
-        began=now(),
-        controller=controller(),
-        code={file: folders[Path(file).parent] for file in files},
-    )
+    return current_call().line(**secret)
 
 
-def _show(plan: Plan, json: bool, journal: Any) -> None:
+def _show(plan: Plan, json: bool, journal: Journal | None) -> None:
     """Print what would run (stdout) and the count (stderr)."""
     from roomful import report
+    from roomful.experiments import summary
 
-    rows = []
-    for experiment in plan.experiments:
-        done = journal is not None and not experiment.registration.run_always and journal.finished(experiment)
-        servers = ",".join(server.id for server in experiment.servers)
-        rows.append((experiment.registration.group, experiment.name, servers, "finished" if done else "to run"))
+    rows = summary.plan_rows(plan, [journal is not None and journal.skips(one) for one in plan.experiments])
     if json:
-        keys = ("file", "name", "servers", "state")
-        items = [dict(zip(keys, row, strict=True)) for row in rows]
-        print(report.to_json({"count": len(rows), "seed": plan.seed, "experiments": items}))
+        print(report.to_json({"count": len(rows), "seed": plan.seed, "experiments": rows}))
     else:
-        print(report.table([row if journal is not None else row[:3] for row in rows], _headers(journal)))
+        headers = ["file", "name", "servers", *(["state"] if journal is not None else [])]
+        print(report.table([[row[name] for name in headers] for row in rows], headers))
     sys.stdout.flush()
-    print(f"{len(rows)} {'experiment' if len(rows) == 1 else 'experiments'}", file=sys.stderr)
-
-
-def _headers(journal: Any) -> list[str]:
-    return ["file", "name", "servers", *(["state"] if journal is not None else [])]
-
-
-@contextlib.contextmanager
-def _logging(file: str, verbose: bool) -> Iterator[None]:
-    """Write the run's log to stderr, and all of it to a file."""
-    import logging
-
-    from roomful.errors import InputError
-    from roomful.experiments.logs import logger
-
-    class Stderr(logging.StreamHandler):  # type: ignore[type-arg]
-        """Whatever stderr is at the moment: a progress bar puts something in its place."""
-
-        def emit(self, record: logging.LogRecord) -> None:
-            self.stream = sys.stderr
-            super().emit(record)
-
-    handlers: list[logging.Handler] = [Stderr()]
-    handlers[0].setLevel(logging.INFO if verbose else logging.WARNING)
-    if file:
-        try:
-            handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
-        except OSError as error:
-            raise InputError("cannot write the log", where=file, why=error.strerror or str(error)) from error
-    form = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    for handler in handlers:
-        handler.setFormatter(form)
-        logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
-    logger.propagate = False
-    try:
-        yield
-    finally:
-        for handler in handlers:
-            logger.removeHandler(handler)
-            handler.close()
+    print(summary.count_of(len(rows)), file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -313,58 +258,19 @@ def _progress(plan: Plan, wanted: bool) -> Iterator[Any]:
         yield report
 
 
-def _summary(results: list[Result], loaded: Loaded, folder: Path, json: bool) -> None:
+def _report(results: list[Result], loaded: Loaded, folder: Path, json: bool) -> None:
     """Print how each experiment ended (stdout) and the counts (stderr)."""
     from roomful import report
+    from roomful.experiments import summary
 
-    rows = [
-        {
-            "file": result.experiment.registration.group,
-            "experiment": result.experiment.name,
-            "status": result.status,
-            "restarts": result.restarts,
-            "seconds": round(result.seconds, 2),
-            "detail": result.detail,
-        }
-        for result in results
-    ]
-    broken = [{"file": str(file), "error": why} for file, why in loaded.broken]
     if json:
-        document = {**_counts(results), "results": str(folder), "broken": broken, "experiments": rows}
-        print(report.to_json(document))
+        print(report.to_json(summary.document(results, loaded, folder)))
     else:
-        headers = ["file", "experiment", "status", "restarts", "seconds", "detail"]
-        print(report.table([[row[key] for key in headers] for row in rows], headers))
+        rows = [[row[name] for name in summary.COLUMNS] for row in summary.rows(results)]
+        print(report.table(rows, summary.COLUMNS))
     sys.stdout.flush()
-    for line in _recap(results, loaded, folder):
+    for line in summary.recap(results, loaded, folder):
         print(line, file=sys.stderr)
-
-
-def _counts(results: list[Result]) -> dict[str, int]:
-    from collections import Counter
-
-    counts = Counter(result.status for result in results)
-    return {status: counts[status] for status in ("ok", "failed", "interrupted", "skipped", "not run")}
-
-
-def _recap(results: list[Result], loaded: Loaded, folder: Path) -> list[str]:
-    counts = ", ".join(f"{count} {status}" for status, count in _counts(results).items() if count or status == "ok")
-    lines = [f"{len(results)} {'experiment' if len(results) == 1 else 'experiments'}: {counts}"]
-    lines += [f"not loaded: {why}" for _, why in loaded.broken]
-    return [*lines, f"results: {folder}"]
-
-
-def _message(results: list[Result], loaded: Loaded, folder: Path) -> Any:
-    import platform
-
-    from roomful.notify import Message
-    from roomful.report import duration
-
-    first, *rest = _recap(results, loaded, folder)
-    failed = [f"{result.experiment.name}: {result.detail}" for result in results if result.status == "failed"]
-    more = [f"... and {len(failed) - 20} more"] if len(failed) > 20 else []
-    seconds = duration(sum(result.seconds for result in results))
-    return Message(f"{first} in {seconds} on {platform.node()}", "\n".join([*failed[:20], *more, *rest]))
 
 
 def _warn(text: str) -> None:

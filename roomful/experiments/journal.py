@@ -66,6 +66,10 @@ class Journal:
         """Tell whether it has succeeded since it was last asked for anew."""
         return key_of(experiment) in self._finished
 
+    def skips(self, experiment: Experiment) -> bool:
+        """Tell whether ``--resume`` leaves it out."""
+        return not experiment.registration.run_always and self.finished(experiment)
+
     def begin(self, experiments: Iterable[Experiment], seed: int, resume: bool) -> None:
         """Note that a run begins; one that does not resume forgets that these were finished."""
         entries: list[dict[str, Any]] = [{"seed": seed, "began": time.time()}]

@@ -7,9 +7,11 @@ import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from roomful.experiments.plan import Plan
 from roomful.remote.job import cpu_model
 
 
@@ -67,3 +69,17 @@ class Provenance:
     def document(self) -> dict[str, Any]:
         """Return it as a JSON object."""
         return {**asdict(self), "code": {file: asdict(code) for file, code in self.code.items()}}
+
+
+def begin(plan: Plan, command_line: str) -> Provenance:
+    """Describe a run that begins now; ``command_line`` holds no secret."""
+    files = dict.fromkeys(experiment.registration.file for experiment in plan.experiments)
+    folders = {folder: code_of(folder) for folder in {Path(file).parent for file in files}}
+    code = {file: folders[Path(file).parent] for file in files}
+    name = datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Provenance(name, command_line, plan.seed, now(), controller=controller(), code=code)
+
+
+def now() -> str:
+    """Return the time as ISO 8601 with the zone."""
+    return datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -13,11 +13,10 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from roomful.experiments.provenance import Provenance
+from roomful.experiments.provenance import Provenance, now
 from roomful.experiments.registry import Experiment
 from roomful.hosts import write_text_atomically
 
@@ -39,11 +38,6 @@ class Result:
     restarts: int = 0
     began: str = ""
     ended: str = ""
-
-
-def now() -> str:
-    """Return the time as ISO 8601 with the zone."""
-    return datetime.now().astimezone().isoformat(timespec="milliseconds")
 
 
 class Results:

@@ -18,8 +18,9 @@ from roomful.experiments.journal import Journal
 from roomful.experiments.logs import logger
 from roomful.experiments.outcomes import Action
 from roomful.experiments.plan import Plan
+from roomful.experiments.provenance import now
 from roomful.experiments.registry import Experiment
-from roomful.experiments.results import Result, Results, now
+from roomful.experiments.results import Result, Results
 from roomful.experiments.session import KILL_SECONDS, Session, leave
 from roomful.hosts import Host
 from roomful.settings import Settings
@@ -80,8 +81,7 @@ class Runner:
         self._journal.begin(plan.experiments, plan.seed, self._options.resume)
         todo = []
         for number, experiment in enumerate(plan.experiments):
-            always = experiment.registration.run_always
-            if self._options.resume and not always and self._journal.finished(experiment):
+            if self._options.resume and self._journal.skips(experiment):
                 results[number] = Result(experiment, "skipped", "finished in an earlier run")
                 progress(experiment, results[number])
             else:
