@@ -88,8 +88,8 @@ def quick_pass(probe: str, options: ScanOptions, *, raw: bool) -> list[str]:
 
 
 def patient_pass(options: ScanOptions, *, raw: bool) -> list[str]:
-    """Return nmap's arguments for a pass at its own pace, with its own probes and retries and the SSH port's."""
-    probes = ["-PE", f"-PS{options.port},443", "-PA80"] if raw else [f"-PS{options.port},80,443"]
+    """Return nmap's arguments for a pass at its own pace and with its own retries, with the quick passes' probes."""
+    probes = ["-PE", f"-PS{options.port}"] if raw else [f"-PS{options.port},443"]
     return [*_common(options, raw), "-sn", *probes]
 
 

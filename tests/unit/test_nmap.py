@@ -32,12 +32,12 @@ OUTPUT = ["-iL", "-", "-oX", "-"]
         ),
         pytest.param(
             patient_pass(ScanOptions(port=2222), raw=True),
-            ["--privileged", *ALWAYS, *OUTPUT, "-sn", "-PE", "-PS2222,443", "-PA80"],
+            ["--privileged", *ALWAYS, *OUTPUT, "-sn", "-PE", "-PS2222"],
             id="patient",
         ),
         pytest.param(
             patient_pass(ScanOptions(), raw=False),
-            ["--unprivileged", *ALWAYS, *OUTPUT, "-sn", "-PS22,80,443"],
+            ["--unprivileged", *ALWAYS, *OUTPUT, "-sn", "-PS22,443"],
             id="patient-unprivileged",
         ),
         pytest.param(
