@@ -15,6 +15,8 @@ pytest_plugins = ["tests.support.lab", "tests.support.server"]
 
 #: Where a missing program or right is a failure, not a reason to skip.
 IN_CI = bool(os.environ.get("CI"))
+#: More than the CPUs: a test of a dead host sleeps until its deadline.
+WORKERS = 4
 CHECKOUT = Path(__file__).parent.parent
 
 # The machine is shared: a slow example says nothing. In CI each run tries the same examples.
@@ -28,6 +30,11 @@ def skip_or_fail(reason: str) -> None:
     if IN_CI:
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Run the whole suite several files at a time, most tests only wait; what is named on the command line in here."""
+    return WORKERS if config.args == config.getini("testpaths") else 0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

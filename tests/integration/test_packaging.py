@@ -131,7 +131,7 @@ def run_pip_check(checkout: Path) -> list[str]:
 
 def test_every_pin_is_needed(checkout: Path) -> None:
     """Each package is one that pyproject.toml names, a tool, or needed by another."""
-    tools = {"patchwork", "pytest", "pytest-timeout", "hypothesis", "ruff", "mypy", "hatchling"}
+    tools = {"patchwork", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "hatchling"}
     tools |= {"types-paramiko", "types-tabulate"}
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     versions = pinned(checkout)
