@@ -146,3 +146,50 @@ def shell(c: Context, host: str = "", gateway: str = "", accept_new_host_keys: b
     argv = shell_argv(chosen[0], settings, words_after_dashes(), tty=sys.stdin.isatty())
     sys.stdout.flush()
     os.execvp(argv[0], argv)
+
+
+@step(
+    help={
+        "on": "the machine that is to be the server, written as for --hosts",
+        "tasks": "task file to bring along",
+        "into": "folder there; what you made in it stays",
+        "copy_only": "do not run bootstrap there",
+        "gateway": "reach it through this host",
+    }
+)
+def push_toolbox(
+    c: Context,
+    on: str = "",
+    tasks: str = "",
+    into: str = "~/roomful-toolbox",
+    copy_only: bool = False,
+    gateway: str = "",
+    accept_new_host_keys: bool = False,
+) -> None:
+    """Cluster: bring this toolbox with its host lists and a task file to the server's machine, and set it up there.
+
+    Prints the one command line that continues there. The machine needs Python 3.11 and a way to the package index.
+
+    Example:
+        inv push-toolbox --on ada@server
+        inv push-toolbox --on server --tasks tasks.txt
+    """
+    from pathlib import Path
+
+    from roomful.hosts import resolve
+    from roomful.toolbox import push
+
+    settings = settings_of(c)
+    if accept_new_host_keys:
+        settings = settings.replace(accept_new_host_keys=True)
+    chosen = resolve(on, settings) if on else ()
+    if len(chosen) != 1:
+        raise InputError(f"{on!r} is {len(chosen)} hosts", where="--on", fix="name the one that is to be the server")
+    enter_lab(chosen)
+
+    def on_line(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    done = push(chosen[0], settings, into, Path(tasks) if tasks else None, None if copy_only else on_line)
+    print(f"{done.files} files in {done.directory} on {chosen[0].label}; to go on there:", file=sys.stderr)
+    print(done.line)
