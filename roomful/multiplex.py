@@ -51,8 +51,9 @@ def launcher_source() -> bytes:
 
 def launcher_argv(length: int) -> list[str]:
     """Return the argv that reads a program of ``length`` bytes from stdin, not a byte more, and runs it."""
-    read = f"d+=os.read(0,{length}-len(d)) or sys.exit(1)"
-    return ["python3", "-I", "-S", "-c", f"import os,sys\nd=b''\nwhile len(d)<{length}:{read}\nexec(d)"]
+    # One line: csh, as a login shell, takes no newline between quotes.
+    read = f"while len(d)<{length}:d+=os.read(0,{length}-len(d)) or sys.exit(1)"
+    return ["python3", "-I", "-S", "-c", f'import os,sys;d=b"";exec("{read}");exec(d)']
 
 
 class HostCommands:

@@ -18,6 +18,8 @@ from roomful.ssh import HostConnection, fan_out
 PING_SECONDS = 1.0
 #: A host that has not answered for so long is lost; its launcher has ended everything by then.
 LOST_SECONDS = 12.0
+#: A host that could not be reached is tried again after this time at the earliest: it costs one deadline, not many.
+RETRY_SECONDS = 30.0
 
 
 class WarmHosts:
@@ -26,6 +28,7 @@ class WarmHosts:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._commands: dict[Host, HostCommands] = {}
+        self._unreachable: dict[Host, tuple[float, Outcome[HostCommands]]] = {}
         self._changed = threading.Condition()
         self._groups: list[threading.Thread] = []
         self._closed = threading.Event()
@@ -43,11 +46,14 @@ class WarmHosts:
         """Connect to the hosts that are not connected yet; returns one outcome a host, with its HostCommands."""
         begin = time.monotonic()
         outcomes: dict[Host, Outcome[HostCommands]] = {}
+        missing: list[Host] = []
 
         def settle(outcome: Outcome[HostCommands]) -> None:
             with self._changed:
                 if outcome.host not in outcomes:
                     outcomes[outcome.host] = outcome
+                    if outcome.status == "unreachable" and outcome.host in missing:
+                        self._unreachable[outcome.host] = (time.monotonic(), outcome)
                     self._changed.notify_all()
                     if on_outcome:
                         on_outcome(outcome)
@@ -59,11 +65,13 @@ class WarmHosts:
             settle(Outcome(connection.entry, "ok", value=commands, seconds=time.monotonic() - begin))
             commands.serve()
 
-        missing = []
         for host in dict.fromkeys(hosts):
             commands = self._commands.get(host)
+            tried, outcome = self._unreachable.get(host, (float("-inf"), None))
             if commands and commands.alive:
                 settle(Outcome(host, "ok", value=commands))
+            elif outcome and time.monotonic() - tried < RETRY_SECONDS:
+                settle(outcome)
             else:
                 missing.append(host)
         if missing:

@@ -14,13 +14,14 @@ from pathlib import Path
 import pytest
 
 from roomful import warm as warm_module
-from roomful.hosts import Host, resolve
+from roomful.hosts import Host, parse_host, resolve
 from roomful.lab import Lab
 from roomful.multiplex import HostCommands
 from roomful.outcome import HostFailure
 from roomful.remote_process import STDERR, STDOUT, Launch, RemoteProcess
 from roomful.settings import Settings
 from roomful.warm import WarmHosts
+from tests.support import bad_servers
 from tests.support.lab import LabFactory, lab, rootless_lab, settings_for
 from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree, wait_until_gone
 from tests.support.waiting import wait_until
@@ -291,6 +292,22 @@ def test_each_host_has_an_outcome(warm: WarmHosts, hosts: tuple[Host, ...]) -> N
     assert outcomes[3].reason == "refused"
     names = [run(outcome.value, Launch("hostname")).out.decode().strip() for outcome in outcomes.ok if outcome.value]
     assert names == [host.name for host in hosts]
+
+
+def test_a_host_that_cannot_be_reached_costs_one_deadline(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = settings.replace(connect_timeout_seconds=1.0)
+    with bad_servers.serve(bad_servers.silent) as label, WarmHosts(quick) as pool:
+        host = parse_host(label)
+        begin = time.monotonic()
+        reasons = [pool.connect([host])[0].reason for _ in range(5)]
+        assert reasons == ["timeout"] * 5
+        assert time.monotonic() - begin < 2
+        monkeypatch.setattr(warm_module, "RETRY_SECONDS", 0.0)
+        begin = time.monotonic()
+        assert pool.connect([host])[0].reason == "timeout"
+        assert time.monotonic() - begin >= 1
 
 
 def test_a_host_without_python_says_so(lab: LabFactory, tmp_path: Path) -> None:
