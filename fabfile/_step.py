@@ -51,7 +51,7 @@ class Call:
         for key, value in {**self.given, **changes}.items():
             # As Invoke names them: a parameter that would be a keyword of Python ends in "_".
             flag = f"--{key.strip('_').replace('_', '-')}"
-            if key == self.extra or value in (False, None, "", []):
+            if key == self.extra or value is False or value is None or value in ("", []):
                 continue
             words.append(flag if value is True else f"{flag}={value}")
         # Invoke leaves what follows "--" to the task.
