@@ -8,7 +8,6 @@ import fcntl
 import os
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 import zlib
@@ -225,10 +224,11 @@ class _Pulls:
         return Outcome(listing.host, "ok", value=value, seconds=time.monotonic() - start)
 
     def _pulled(self, host: Host, wanted: _Listing, folder: Path) -> Collected:
-        with _only_here(folder), tempfile.NamedTemporaryFile(prefix="roomful-collect-") as names:
-            names.write(b"".join(b"./" + path + b"\0" for path in wanted.files))
-            names.flush()
-            moved = self.rsync.pull(host, wanted.workdir, folder, Path(names.name), self._file_came)
+        with _only_here(folder) as incoming:
+            # No file of rsync's has such a name there.
+            names = incoming / "list"
+            names.write_bytes(b"".join(b"./" + path + b"\0" for path in wanted.files))
+            moved = self.rsync.pull(host, wanted.workdir, folder, names, self._file_came)
         size = sum(wanted.files.values())
         return Collected(len(wanted.files), size, moved.files, moved.bytes_received, folder)
 
@@ -240,8 +240,8 @@ class _Pulls:
 
 
 @contextlib.contextmanager
-def _only_here(folder: Path) -> Iterator[None]:
-    """Keep other collections out of a host's folder, and what a killed one was about to write."""
+def _only_here(folder: Path) -> Iterator[Path]:
+    """Keep other collections out of a host's folder, remove what a killed one left, and make INCOMING."""
     folder.mkdir(parents=True, exist_ok=True)
     incoming = folder / INCOMING
     handle = os.open(folder, os.O_RDONLY)
@@ -250,7 +250,7 @@ def _only_here(folder: Path) -> Iterator[None]:
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir()
         try:
-            yield
+            yield incoming
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
     finally:

@@ -9,7 +9,6 @@ import fcntl
 import hashlib
 import os
 import secrets
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
 #: Verifying a deployment may take this much longer for each byte, on top of the time every command has.
 SECONDS_PER_BYTE = 1 / 20_000_000
 KEEPALIVE_SECONDS = 20
+#: What the name of a run's list ends with.
+LIST = ".list"
 #: The commit program's reason where a file there is not what it is here.
 DIFFERS = "differs"
 FULL = ("disk-full", "quota")
@@ -89,17 +90,12 @@ def deploy(
 
     dest = inside_workdir(deployment.dest, "--dest") if deployment.dest else ""
     found = scan(deployment.source, deployment.exclude)
-    with (
-        Rsync(settings) as rsync,
-        _run(settings) as run,
-        tempfile.TemporaryDirectory(prefix="roomful-deploy-") as folder,
-    ):
-        files = Path(folder) / "files"
-        files.write_bytes(found.file_list())
+    with Rsync(settings) as rsync, _run(settings) as run:
+        run.files.write_bytes(found.file_list())
         # The digests are made while the first hosts log in.
         reading = _Reading(found)
         indices = {host: index for index, host in enumerate(hosts)}
-        session = _Session(settings, deployment, dest, rsync, run, files, reading, [host.label for host in hosts])
+        session = _Session(settings, deployment, dest, rsync, run, reading, [host.label for host in hosts])
         outcomes = fan_out(hosts, lambda c: session.deploy_to(c, indices[c.entry]), settings, on_outcome)
     if reading.error:
         raise reading.error
@@ -137,6 +133,11 @@ class _Run:
     token: str
     folder: Path
 
+    @property
+    def files(self) -> Path:
+        """The list of what is deployed, for rsync."""
+        return self.folder / f"{self.token}{LIST}"
+
     def is_cut(self, staging: str) -> bool:
         """Tell whether a staging folder on a host belongs to a run of this project that is over."""
         _, _, rest = staging.rpartition("@")
@@ -172,10 +173,11 @@ def _run(settings: Settings) -> Iterator[_Run]:
         fcntl.flock(file, fcntl.LOCK_EX)
         try:
             for other in folder.iterdir():
-                if run.is_cut(f"@{run.controller}.{other.name}"):
+                if run.is_cut(f"@{run.controller}.{other.name.removesuffix(LIST)}"):
                     other.unlink(missing_ok=True)
             yield run
         finally:
+            run.files.unlink(missing_ok=True)
             path.unlink(missing_ok=True)
 
 
@@ -188,7 +190,6 @@ class _Session:
     dest: str
     rsync: Rsync
     run: _Run
-    files: Path
     reading: _Reading
     labels: Sequence[str]
     sharing: Sharing = field(default_factory=Sharing)
@@ -201,6 +202,8 @@ class _Session:
         request = self._request(manifest, index)
         answer = host_program.run(connection, "releases", request)
         if answer["current"]:
+            if cut := self._cut(answer):
+                host_program.run(connection, "discard", request | {"stagings": cut})
             return Deployed("current")
         with self.sharing.turn(index, answer["seen"]) as turn:
             if turn.done_by is not None:
@@ -210,6 +213,10 @@ class _Session:
             deployed = self._push(connection, manifest, request, answer)
             turn.done()
             return deployed
+
+    def _cut(self, answer: dict[str, Any]) -> list[str]:
+        """Return which pushes to a host were cut, of all that are there."""
+        return [name for name in answer["stagings"] if self.run.is_cut(name)]
 
     def _explained(self, connection: HostConnection, failure: HostFailure, commit: dict[str, Any]) -> HostFailure:
         """Ask the host what is full where rsync only said that it could not write."""
@@ -238,7 +245,7 @@ class _Session:
         staging = f"{connection.entry.key[:80]}-{request['index']}@{self.run.controller}.{self.run.token}"
         target = f"{answer['directory']}/staging/{staging}"
         release = [f"../../releases/{answer['release']}"] if answer["release"] else []
-        cut = [name for name in answer["stagings"] if self.run.is_cut(name)]
+        cut = self._cut(answer)
         # The run's token makes the name new; the digest is for people.
         digest = hashlib.sha256("".join(sorted(request["entries"].values())).encode()).hexdigest()[:12]
         commit = request | {
@@ -253,7 +260,7 @@ class _Session:
         compare_content = False
         while True:
             try:
-                options = push_options(self.files, basis, compare_content)
+                options = push_options(self.run.files, basis, compare_content)
                 moved += self.rsync.push(connection, manifest.root, target, options)
                 done = host_program.run(connection, "commit", commit, timeout=seconds)
                 break

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 #: Most rsync processes on this machine at the same time; each has an ssh beside it.
 MOST_PROCESSES = 16
+#: A process that was told to end gets this long to do so.
+STOP_SECONDS = 2.0
 #: Where files stand until they are complete, in the folder that a pull fills; must exist there.
 INCOMING = ".roomful-incoming"
 #: A transfer on which nothing has moved for this long is given up.
@@ -112,11 +114,17 @@ class Rsync:
 
     def stop(self) -> None:
         """End all processes, and let none start."""
+        deadline = time.monotonic() + STOP_SECONDS
         with self._lock:
             self._stopped = True
             for process in self._running:
-                with contextlib.suppress(ProcessLookupError):
-                    process.terminate()
+                process.terminate()
+        # The threads that started them wait for them; here it is only seen to that they end.
+        while time.monotonic() < deadline and self._running:
+            time.sleep(0.01)
+        with self._lock:
+            for process in self._running:
+                process.kill()
 
     def push(self, connection: HostConnection, source: bytes, target: str, options: Sequence[str]) -> Transferred:
         """Bring files from the folder ``source`` into the folder ``target`` there, as ``push_options`` say.

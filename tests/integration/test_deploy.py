@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -345,7 +344,9 @@ def test_a_push_that_another_project_has_under_way_is_left_alone(
     slow(monkeypatch, 300)
     thread = threading.Thread(target=lambda: done.append(deploy(host, settings, Deployment(source))))
     thread.start()
-    wait_until(lambda: workdir.exists() and staging(workdir), 20)
+    wait_until(lambda: workdir.exists() and pushes(workdir) and staging(workdir), 20)
+    (held,) = pushes(workdir)
+    os.kill(held, signal.SIGSTOP)
     monkeypatch.undo()
     second = settings.replace(root=settings.root.parent / "second")
     assert results(deploy(host, second, Deployment(other))) == ["deployed"]
@@ -353,6 +354,7 @@ def test_a_push_that_another_project_has_under_way_is_left_alone(
     (other / "other").write_text("y")
     assert results(deploy(host, settings, Deployment(other))) == ["deployed"]
     assert len(staging(workdir)) == 1
+    os.kill(held, signal.SIGCONT)
     thread.join(30)
     assert results(done[0]) == ["deployed"]
     assert read_tree(workdir)["other"] == "y"
@@ -466,9 +468,26 @@ def test_a_login_shell_that_talks_is_named_as_the_cause(
     assert "the login shell there prints something" in outcome.detail
 
 
-def test_nothing_is_left_on_this_machine(settings: Settings, hosts: tuple[Host, ...], source: Path) -> None:
-    before = set(os.listdir(tempfile.gettempdir()))
+def test_an_interrupt_ends_every_push_and_the_next_run_clears_up_even_where_nothing_is_to_do(
+    hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path], source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     deploy(hosts, settings, Deployment(source))
-    after = set(os.listdir(tempfile.gettempdir()))
-    assert [name for name in after - before if name.startswith("roomful-deploy")] == []
+    other = make_tree(source.parent / "other", {"big": ""})
+    (other / "big").write_bytes(os.urandom(2_000_000))
+    slow(monkeypatch, 100)
+
+    def interrupt() -> None:
+        wait_until(lambda: all(staging(workdir) and pushes(workdir) for workdir in workdirs), 20)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    outcomes = deploy(hosts, settings, Deployment(other))
+    thread.join()
+    assert [outcome.reason for outcome in outcomes] == ["interrupted"] * 3
+    assert [pid for workdir in workdirs for pid in pushes(workdir)] == []
+    assert all(staging(workdir) for workdir in workdirs)
+    monkeypatch.undo()
+    assert results(deploy(hosts, settings, Deployment(source))) == ["current"] * 3
+    assert [name for workdir in workdirs for name in staging(workdir)] == []
     assert os.listdir(settings.root / ".roomful" / "deploying") == []
