@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @step(
     help={
         "slots": "most tasks at a time on each host; default: as many as it has CPUs",
-        "restart": "restart agents that run already, for example after an upgrade; they take up their tasks again",
+        "restart": "restart agents that run already, as after an upgrade; their tasks go back to the queue",
     }
 )
 def start_clients(

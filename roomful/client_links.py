@@ -61,7 +61,9 @@ def link_record(connection: HostConnection, settings: Settings, landing: Landing
     alias = f"roomful-{host.key}"
     known_hosts = f"{access.directory}/known_hosts"
     plain = Host(endpoint.host, endpoint.user, endpoint.port)
-    own = settings.replace(ssh_config="/dev/null/none", identity_file="", user="", accept_new_host_keys=False)
+    own = settings.replace(
+        ssh_config="/dev/null/none", identity_file="", user="", gateway="", accept_new_host_keys=False
+    )
     words = [
         "ssh",
         "-o",

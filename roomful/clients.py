@@ -19,7 +19,7 @@ from roomful.outcome import HostFailure, Outcomes
 from roomful.queue import Queue
 from roomful.server import Server
 from roomful.settings import Settings
-from roomful.shipping import Absent, Landing, project_bundle, ship_agent
+from roomful.shipping import Absent, Landing, project_bundle, reply_in, ship_agent
 from roomful.ssh import HostConnection, fan_out
 
 #: An agent must have registered this many seconds after it was started.
@@ -172,7 +172,7 @@ def _ask(connection: HostConnection, landing: Landing, request: Mapping[str, Any
     """Send a request to ``roomful.agent.client`` there; raises HostFailure with its reason when it refuses."""
     argv = [landing.python, "-I", "-S", landing.zipapp, "client"]
     done = connection.execute(argv, stdin=json.dumps(request).encode())
-    reply = json.loads(done.stdout)
+    reply = reply_in(done.stdout, done.stderr)
     if "refused" in reply:
         refused = reply["refused"]
         detail = ": ".join(part for part in (refused["where"], refused["what"], refused["why"]) if part)

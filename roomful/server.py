@@ -24,7 +24,7 @@ from roomful.outcome import HostFailure
 from roomful.queue import Queue
 from roomful.server_access import START_IT, Access, tunnel
 from roomful.settings import Settings
-from roomful.shipping import Landing, bundled_valkey, project_bundle, ship_agent
+from roomful.shipping import Landing, bundled_valkey, project_bundle, reply_in, ship_agent
 from roomful.state import ProjectState
 
 STATE_VERSION = 1
@@ -37,7 +37,8 @@ class ServerStatus:
     """How the server is. Sizes are in bytes, pids on its own machine."""
 
     running: bool
-    #: ``stopped``, ``starting``, ``loading`` (reads its data), ``ready``, ``restarting``, ``not answering``.
+    #: ``stopped``, ``starting``, ``loading`` (reads its data), ``ready``, ``restarting``, ``not answering``,
+    #: ``cannot write`` (the disk is full).
     state: str
     #: Label of the host, empty for this machine.
     on: str
@@ -203,7 +204,7 @@ class Server:
                 def ask() -> dict[str, Any]:
                     argv = [landing.python, "-I", "-S", landing.zipapp, "server"]
                     done = connection.execute(argv, stdin=json.dumps(request).encode(), timeout=600)
-                    return dict(json.loads(done.stdout))
+                    return reply_in(done.stdout, done.stderr)
 
                 reply = ask()
                 if reply.get("refused", {}).get("code") == "no-program" and (valkey := _valkey_for(landing)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import json
@@ -49,7 +50,7 @@ try:
     }
 except Refusal as refusal:
     reply = {"refused": str(refusal)}
-sys.stdout.write(json.dumps(reply))
+sys.stdout.write("\\n" + json.dumps(reply) + "\\n")
 """
 
 
@@ -95,7 +96,7 @@ def ship_agent(connection: HostConnection, directory: str, bundle: Bundle, *, ma
     done = connection.python(gate, directory, "make" if make else "look", stdin=source.encode(), check=False)
     if done.exit_code == _TOO_OLD:
         raise HostFailure("no-python", done.stderr.decode(errors="replace").strip())
-    reply = _reply(done.stdout, done.stderr)
+    reply = reply_in(done.stdout, done.stderr)
     if reply.get("refused") == "absent":
         raise Absent
     if "refused" in reply:
@@ -108,15 +109,18 @@ def ship_agent(connection: HostConnection, directory: str, bundle: Bundle, *, ma
     return Landing(folder, zipapp, str(reply["python"]), str(reply["machine"]), copied)
 
 
-def _reply(stdout: bytes, stderr: bytes) -> dict[str, Any]:
-    try:
-        reply = json.loads(stdout)
-    except ValueError:
-        lines = (stderr or stdout).decode(errors="replace").strip().splitlines()
-        raise HostFailure("error", lines[-1] if lines else "no answer from python3") from None
-    if not isinstance(reply, dict):
-        raise HostFailure("protocol", "not the answer of our program")
-    return reply
+def reply_in(stdout: bytes, stderr: bytes = b"") -> dict[str, Any]:
+    """Read the JSON object that a program of ours printed last, whatever the account's .bashrc said before.
+
+    Raises HostFailure, with the last line of what there is, where there is none.
+    """
+    for line in reversed(stdout.splitlines()):
+        with contextlib.suppress(ValueError):
+            reply = json.loads(line)
+            if isinstance(reply, dict):
+                return reply
+    words = (stderr.strip() or stdout.strip()).decode(errors="replace").splitlines()
+    raise HostFailure("error", words[-1] if words else "python3 gave no answer")
 
 
 def bundled_valkey(machine: str = "") -> Path | None:

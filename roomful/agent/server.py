@@ -238,7 +238,12 @@ def _ask_valkey(socket_path: str, password: str) -> Reply:
         return {"state": "not answering", "why": str(error)}
     finally:
         client.close()  # type: ignore[no-untyped-call]  # redis-py has types for a part only
+    reply: Reply = {}
+    if info["aof_last_write_status"] != "ok":
+        # It answers, and takes no task and no result until it can write again.
+        reply = {"state": "cannot write", "why": "Valkey cannot write its data; is the disk full?"}
     return {
+        **reply,
         "memory_bytes": info["used_memory"],
         "connections": info["connected_clients"],
         "aof": {

@@ -71,6 +71,8 @@ def logger_to(path: Path) -> logging.Logger:
     logger.handlers = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    # On a full disk it is the log that has to wait.
+    logging.raiseExceptions = False
     return logger
 
 

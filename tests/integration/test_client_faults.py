@@ -155,6 +155,17 @@ def test_a_client_that_is_off_is_named_and_the_others_are_stopped(project: Proje
     assert project.traces("lab01") == project.traces("lab02") == ""
 
 
+def test_a_talkative_bashrc_does_not_matter(project: Project) -> None:
+    ssh(project.room, "lab01", "echo 'echo welcome; echo {}' > .bashrc")
+    try:
+        assert "welcome" in ssh(project.room, "lab01", "true").stdout
+        project.inv("start-clients", "--hosts", "lab01")
+        project.wait_for_link("lab01", "up")
+        project.inv("stop-clients", "--hosts", "lab01")
+    finally:
+        ssh(project.room, "lab01", "rm .bashrc")
+
+
 def test_hosts_with_one_home_do_not_get_into_each_others_way(lab: LabFactory, tmp_path: Path) -> None:
     room = lab(count=2, rootless=False, shared_home=True)
     project = Project(room, tmp_path, server_directory=str(tmp_path / "server"))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
 import signal
 import stat
 import subprocess
@@ -20,8 +22,14 @@ from roomful.errors import ServerError
 from roomful.queue import TaskSpec
 from roomful.server import Server, ServerStatus, open_queue
 from roomful.settings import Settings
+from roomful.shipping import _GATE, bundled_valkey
 from tests.support.server import processes_of
 from tests.support.waiting import wait_until
+
+PYENV = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".pyenv" / "versions"
+ALL_PYTHONS = sorted(path for path in PYENV.glob("3.*/bin/python3"))
+OLD_PYTHONS = [path for path in ALL_PYTHONS if int(path.parents[1].name.split(".")[1]) < 8]
+PYTHONS = [path for path in ALL_PYTHONS if path not in OLD_PYTHONS]
 
 
 def folder(project: Settings) -> Path:
@@ -326,6 +334,71 @@ def test_a_full_disk_is_named_and_nothing_is_left_running(project: Settings, mor
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert "No space left on device" in done.stdout, done
     assert not processes_of(folder(project))
+
+
+def fill(path: Path) -> None:
+    """Write until not a byte is free."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+@pytest.mark.root
+def test_a_disk_that_fills_up_later_stops_nothing_but_writes(project: Settings) -> None:
+    folder(project).mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", folder(project)], check=True)
+    try:
+        first = start(project).pids
+        ballast = folder(project) / "ballast"
+        fill(ballast)
+        many = [TaskSpec(command=f"echo {number} {'x' * 1000}") for number in range(10_000)]
+        with open_queue(project) as queue:
+            with pytest.raises(ServerError):
+                queue.submit(many)
+            status = Server(project, None).status()
+            assert (status.state, status.pids) == ("cannot write", first)
+            ballast.unlink()
+            wait_until(lambda: Server(project, None).status().state == "ready", 15)
+            queue.submit([TaskSpec(command="echo again")])
+        Server(project, None).stop(forget=True)
+    finally:
+        Server(project, None).stop(forget=True)
+        subprocess.run(["umount", folder(project)], check=True)
+
+
+@pytest.mark.parametrize("python", PYTHONS, ids=lambda path: path.parents[1].name)
+def test_it_is_served_by_every_python(project: Settings, python: Path) -> None:
+    """As on a host: the file alone, and a request on its standard input."""
+    zipapp = build_bundle(project.root).path
+    valkey = bundled_valkey()
+    request = {"cluster": "c", "directory": project.server_directory, "candidates": [str(valkey)]}
+
+    def ask(verb: str, **more: object) -> dict[str, object]:
+        argv = [python, "-I", "-S", zipapp, "server"]
+        text = json.dumps({"verb": verb, **request, **more})
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=True, timeout=60)
+        reply: dict[str, object] = json.loads(done.stdout)["ok"]
+        return reply
+
+    assert ask("start")["state"] == "ready"
+    assert ask("start")["already"] is True
+    keeper = ask("status")["keeper"]
+    assert isinstance(keeper, int)
+    # It does its work, and does not just come back again and again.
+    wait_until(lambda: "keeper started" in (folder(project) / "keeper.log").read_text(), 15)
+    assert ask("status")["keeper"] == keeper
+    assert ask("stop", forget=True)["stopped"] is True
+
+
+@pytest.mark.parametrize("python", OLD_PYTHONS, ids=lambda path: path.parents[1].name)
+def test_a_python_that_is_too_old_says_so(python: Path) -> None:
+    source = "from __future__ import annotations\nraise SystemExit('ran')\n"
+    gate = _GATE.format(size=len(source))
+    loader = f"import sys;exec(compile(sys.stdin.buffer.read({len(gate)}),'roomful','exec'))"
+    argv = [python, "-I", "-S", "-c", loader]
+    done = subprocess.run(argv, input=(gate + source).encode(), capture_output=True, check=False, timeout=60)
+    assert done.returncode == 86
+    assert b"3.8 or newer is needed" in done.stderr
 
 
 def test_a_folder_of_somebody_elses_is_refused(project: Settings, tmp_path: Path) -> None:
