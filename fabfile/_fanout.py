@@ -8,6 +8,7 @@ from typing import Any
 
 from invoke import Context, Exit
 
+from roomful.errors import RoomfulError
 from roomful.hosts import Host, resolve
 from roomful.outcome import Outcome, Outcomes, allowed_failures
 from roomful.settings import Settings
@@ -58,10 +59,12 @@ def finish(
     columns: Columns | None = None,
     summary: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    again: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the table (stdout), the recap and the line that tries again (stderr); exit 1 beyond ``max_failed``.
 
-    ``summary`` is added to the JSON document; ``quiet`` leaves the table out, for tasks that printed their own data.
+    ``summary`` is added to the JSON document; ``quiet`` leaves the table out, for tasks that printed their own data;
+    ``again`` changes flags of the line that tries again.
     """
     from roomful import report
 
@@ -70,13 +73,30 @@ def finish(
     elif not quiet:
         print(report.outcomes_table(outcomes, columns))
     sys.stdout.flush()
-    again = current_call().line(hosts=report.host_spec(outcome.host for outcome in outcomes.not_ok))
-    for line in report.recap(outcomes, again, detailed=quiet):
+    changes = {"hosts": report.host_spec(outcome.host for outcome in outcomes.not_ok), **(again or {})}
+    for line in report.recap(outcomes, current_call().line(**changes), detailed=quiet):
         print(line, file=sys.stderr)
     if any(outcome.reason == "interrupted" for outcome in outcomes):
         raise Exit(code=130)
     if not outcomes.tolerated(max_failed):
         raise Exit(code=1)
+
+
+def learn(settings: Settings, source: str, outcomes: Sequence[Outcome[Any]], facts: Columns | None = None) -> None:
+    """Keep what a task has found out about hosts for ``inv hosts``; ``facts`` tells more of those with a value."""
+    from roomful.inventory import Inventory
+
+    known = {}
+    for outcome in outcomes:
+        if outcome.reason != "interrupted":
+            said = {"status": outcome.status, "reason": outcome.reason, "detail": outcome.detail}
+            more = facts(outcome) if facts and outcome.value is not None else {}
+            known[outcome.host.label] = {**said, **more}
+    try:
+        Inventory(settings).learn(source, known)
+    except (OSError, RoomfulError) as error:
+        # What was found out is worth more than remembering it.
+        print(f"not remembered for inv hosts: {error}", file=sys.stderr)
 
 
 def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:

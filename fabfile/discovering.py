@@ -11,7 +11,7 @@ from invoke import Context, Exit
 
 from roomful.errors import InputError
 
-from ._fanout import begin, print_table
+from ._fanout import begin, learn, print_table
 from ._step import current_call, settings_of, step
 
 if TYPE_CHECKING:
@@ -258,6 +258,7 @@ def filter_hosts(
     path = check_output(output, hosts, settings, chosen) if output else None
     with progress.hosts("logging in", len(chosen)) as on_outcome:
         outcomes = check_access(chosen, settings, on_outcome)
+    learn(settings, "filter", outcomes)
     passed = [outcome.host for outcome in outcomes.ok]
     interrupted = any(outcome.reason == "interrupted" for outcome in outcomes)
     written = path if passed and not interrupted else None

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
 from roomful.errors import InputError
 
-from ._fanout import begin, finish, print_table
+from ._fanout import begin, finish, learn, print_table
 from ._step import settings_of, step
 
 if TYPE_CHECKING:
@@ -48,11 +48,14 @@ def doctor(
     path = check_output(output, hosts, settings, chosen) if output else None
     with progress.hosts("doctor", len(chosen)) as on_outcome:
         outcomes = examine(chosen, settings, on_outcome)
-    _learn(c, "doctor", outcomes, lambda value: value.document())
-    if path:
+    learn(settings, "doctor", outcomes, _examined_json)
+    if path and outcomes.ok:
         write_list(path, hosts, settings, [outcome.host for outcome in outcomes.ok])
         print(f"{len(outcomes.ok)} usable hosts in {os.path.relpath(path)}", file=sys.stderr)
-    finish(outcomes, json=json, max_failed=max_failed, columns=_examined_json if json else _examined)
+    elif path:
+        print(f"no host is usable: {os.path.relpath(path)} is not written", file=sys.stderr)
+    columns = _examined_json if json else _examined
+    finish(outcomes, json=json, max_failed=max_failed, columns=columns, again={"output": ""})
 
 
 def _examined_json(outcome: Outcome[Diagnosis]) -> Mapping[str, Any]:
@@ -86,18 +89,6 @@ def _cells(facts: Mapping[str, Any]) -> dict[str, str]:
         "free disk": cell("disk_free_bytes", size),
         "python": cell("python", str),
     }
-
-
-def _learn(c: Context, source: str, outcomes: Sequence[Outcome[Any]], document: Callable[[Any], Any]) -> None:
-    from roomful.inventory import Inventory
-
-    facts = {}
-    for outcome in outcomes:
-        if outcome.reason != "interrupted":
-            known = document(outcome.value) if outcome.value is not None else {}
-            said = {"status": outcome.status, "reason": outcome.reason, "detail": outcome.detail}
-            facts[outcome.host.label] = {**said, **known}
-    Inventory(settings_of(c)).learn(source, facts)
 
 
 @step(
@@ -137,9 +128,9 @@ def rank(
     with progress.hosts("rank", len(chosen)) as on_outcome:
         outcomes = ranked(measure(chosen, settings, on_outcome))
     weights = {host.label: host.load_weight for host in weighted(outcomes)}
-    _learn(c, "rank", outcomes.ok, lambda value: {"round_seconds": value.seconds, "cpu_share": round(value.share, 3)})
-    if path:
-        kept = weighted(outcomes, top)
+    learn(settings, "rank", outcomes.ok, _speed)
+    kept = weighted(outcomes, top)
+    if path and kept:
         write_host_list(path, kept)
         print(f"{len(kept)} hosts in {os.path.relpath(path)}, fastest first", file=sys.stderr)
 
@@ -152,7 +143,12 @@ def rank(
             return {"weight": "", "round": "", "CPU share": ""}
         return {"weight": f"{weight:g}", "round": f"{speed.seconds * 1000:.0f} ms", "CPU share": f"{speed.share:.0%}"}
 
-    finish(outcomes, json=json, max_failed=max_failed, columns=columns)
+    finish(outcomes, json=json, max_failed=max_failed, columns=columns, again={"output": "", "top": 0})
+
+
+def _speed(outcome: Outcome[Speed]) -> Mapping[str, Any]:
+    assert outcome.value is not None
+    return {"round_seconds": outcome.value.seconds, "cpu_share": round(outcome.value.share, 3)}
 
 
 @step(extra="spec", name="hosts", help={"spec": "hosts, written as for --hosts; default: setting hosts"})

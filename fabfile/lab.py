@@ -35,6 +35,7 @@ NAME_HELP = {"name": "the lab's name; several labs can be up at once"}
         "user": "account to log in with: student (default) or root",
         "rootless": "no namespaces, only user-mode SSH servers on 127.x addresses; always so unless you are root",
         "subnet": "the hosts' network; default: a free 10.83.X.0/24 (rootless: 127.83.X.0/24)",
+        "password": "password of the user, for trying inv authorize; default: none lets anybody in",
         "max-startups": "sshd's limit of connections that have not logged in, as in sshd_config",
         "force": "take a lab of this name with other options down first",
         "json": "print one JSON document instead of text",
@@ -54,6 +55,7 @@ def up(
     user: str = "",
     rootless: bool = False,
     subnet: str = "",
+    password: str = "",
     max_startups: str = "",
     force: bool = False,
     json: bool = False,
@@ -83,6 +85,7 @@ def up(
         user=user,
         rootless=True if rootless else None,
         subnet=subnet,
+        password=password,
         host_list=str(settings.path(settings.host_lists).absolute() / f"{name}.txt"),
     )
     if max_startups:

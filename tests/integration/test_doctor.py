@@ -96,7 +96,7 @@ def examined(project: Project) -> dict[str, Any]:
     ("host", "status", "reason", "detail"),
     [
         pytest.param("nowhere", "unreachable", "dns", "nosuch.invalid", id="no name"),
-        pytest.param("lab02", "unreachable", "timeout", "no answer within 3 s", id="off"),
+        pytest.param("lab02", "unreachable", "timeout", "no answer within 2.5 s", id="off"),
         pytest.param("lab04", "unreachable", "refused", "nothing listens", id="refused"),
         pytest.param("lab05", "unreachable", "timeout", "the server never spoke", id="silent"),
         pytest.param("lab06", "unreachable", "host-key", "changed key", id="changed key"),
@@ -200,8 +200,21 @@ def test_the_inventory_knows_it_all_and_answers_at_once(examined: dict[str, Any]
     known = {item["host"]: item for item in project.json("hosts", "lab")["hosts"]}
     assert known["lab01"]["doctor"]["cpus"] == examined["hosts"]["lab01"]["cpus"]
     assert 0 <= known["lab01"]["doctor"]["age_seconds"] < 600
+    assert project.inv("filter", "--hosts", "lab01,lab03").returncode == 0
+    later = {item["host"]: item for item in project.json("hosts", "lab")["hosts"]}
+    assert (later["lab03"]["filter"]["reason"], later["lab03"]["doctor"]["reason"]) == ("auth", "auth")
+    assert later["lab01"]["filter"]["age_seconds"] < later["lab01"]["doctor"]["age_seconds"]
     # 0.2 s on a machine at rest; tests share theirs.
     assert min(seconds) < 0.4
+
+
+def test_what_cannot_be_remembered_does_not_hide_what_was_found(room: Lab, tmp_path: Path) -> None:
+    project = project_for(room, tmp_path, tmp_path)
+    (tmp_path / ".roomful").write_text("somebody's file")
+    done = project.inv("doctor", "--hosts", "lab01")
+    assert done.returncode == 0
+    assert "lab01" in done.stdout
+    assert "not remembered" in done.stderr
 
 
 def test_rank_puts_the_slow_host_last_and_writes_weights(lab: LabFactory, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 
 from roomful import lab as labs
 from roomful.lab import Lab
+from roomful.lab.model import STUDENT_ID
 from roomful.lab.namespaces import NamespaceMachines
 from tests.support.inv import Project, project_for
 from tests.support.lab import LabFactory, lab
@@ -96,6 +99,28 @@ def test_the_keeper_and_the_agents_go_through_it(project: Project) -> None:
         stopped = project.inv("stop-clients", *hosts)
         project.inv("stop-server", "--forget", "--yes")
     assert stopped.returncode == 0, stopped.stderr
+
+
+def test_a_server_on_the_gateway_links_to_its_neighbours_directly(project: Project, room: Lab) -> None:
+    """The clients are reachable only through the server: the way from here has a gateway, the keeper's has none."""
+    set_gateway(project, "lab01")
+    folder = room.host_directory("lab01") / "disk" / "home" / "student" / ".ssh"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    shutil.copy(room.identity_file, folder)
+    for path in (folder, folder / room.identity_file.name):
+        os.chown(path, STUDENT_ID, STUDENT_ID)
+    hosts = ("--hosts", ",".join(INNER))
+    (project.root / "tasks.txt").write_text("hostname\n" * 4)
+    try:
+        on = project.inv("start-server", "--on", "lab01")
+        assert on.returncode == 0, on.stderr
+        started = project.inv("start-clients", *hosts)
+        assert started.returncode == 0, started.stderr
+        done = project.inv("submit", "tasks.txt", "--wait", "--timeout", "60s")
+        assert done.returncode == 0, done.stderr
+    finally:
+        project.inv("stop-clients", *hosts)
+        project.inv("stop-server", "--forget", "--yes")
 
 
 def test_a_gateway_that_is_off_is_named(project: Project, lab: LabFactory) -> None:

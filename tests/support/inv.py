@@ -80,7 +80,7 @@ class Project:
 
 def project_for(lab: Lab, root: Path, home: Path, **settings: object) -> Project:
     """Make a project in ``root`` that reaches this lab with short deadlines; ``home`` is its user's."""
-    values = {"connect_timeout_seconds": 3.0, "login_timeout_seconds": 6.0, "hosts": "lab", **settings}
+    values = {"connect_timeout_seconds": 2.5, "login_timeout_seconds": 6.0, "hosts": "lab", **settings}
     settings_for(lab, root)
     (root / "tasks.py").write_text("from fabfile import ns\n\n__all__ = ['ns']\n")
     (root / "invoke.yaml").write_text(json.dumps({"roomful": values}))
