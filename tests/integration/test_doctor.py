@@ -16,7 +16,7 @@ import pytest
 
 from roomful import lab as labs
 from roomful.hosts import read_host_list
-from roomful.lab import Lab
+from roomful.lab import Lab, processes
 from roomful.lab.model import STUDENT_ID
 from roomful.lab.namespaces import HANG, NamespaceMachines
 from tests.support.inv import Project, project_for
@@ -186,6 +186,16 @@ def test_a_disk_that_hangs_costs_its_stage(room: Lab, tmp_path: Path) -> None:
     assert hosts["lab17"]["status"] == "ok"
 
 
+def test_a_home_that_answers_again_is_well_and_nothing_of_the_fault_stays(lab: LabFactory, tmp_path: Path) -> None:
+    room = lab(own="healed", count=1, rootless=False)
+    project = project_for(room, tmp_path, tmp_path)
+    labs.fail(room.name, "lab01", "hang-home")
+    assert project.json("doctor", code=1)["hosts"][0]["reason"] == "timeout"
+    labs.heal(room.name, "lab01")
+    assert project.json("doctor")["hosts"][0]["problems"] == []
+    assert processes.marked_running(room.directory, HANG.name) == set()
+
+
 def test_the_inventory_knows_it_all_and_answers_at_once(examined: dict[str, Any], project: Project) -> None:
     seconds = []
     for _ in range(5):
@@ -241,6 +251,9 @@ def test_rank_puts_the_slow_host_last_and_writes_weights(lab: LabFactory, tmp_pa
 
 def test_hosts_that_share_a_home_are_told(lab: LabFactory, tmp_path: Path) -> None:
     room = lab(own="shared", count=3, rootless=False, shared_home=True)
+    # One comes when the others have long been done: their marks must still be there.
+    write(room.directory / "shared" / "home" / "student" / ".bashrc", "[ $(hostname) != lab02 ] || sleep 2\n")
     project = project_for(room, tmp_path, tmp_path)
     hosts = {item["host"]: item["shares_home_with"] for item in project.json("doctor")["hosts"]}
     assert hosts == {"lab01": ["lab02", "lab03"], "lab02": ["lab01", "lab03"], "lab03": ["lab01", "lab02"]}
+    assert not (room.directory / "shared" / "home" / "student" / ".roomful-probe").exists()
