@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from roomful import deliverer, results
 from roomful.agent.task import TaskSpec, encode_task
 from roomful.deliverer import Deliverer
 from roomful.deliveries import DeliveryBook, digest_of
@@ -171,8 +173,16 @@ def spilled(queue: Queue, task_id: int, stream: str, path: Path) -> None:
 
 
 def test_large_outputs_are_saved_and_delivered(
-    rootless_lab: Lab, settings: Settings, work: Path, queue: Queue, tmp_path: Path
+    rootless_lab: Lab, settings: Settings, work: Path, queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    tried: list[set[str]] = []
+
+    def counting(wanted: Mapping[str, Sequence[Wanted]], *args: Any, **options: Any) -> list[Fetched]:
+        tried.append(set(wanted))
+        return fetch(wanted, *args, **options)
+
+    monkeypatch.setattr(results, "fetch", counting)
+    monkeypatch.setattr(deliverer, "fetch", counting)
     queue.submit([TaskSpec("one"), TaskSpec("two")])
     agents = [Scripted(queue, label(rootless_lab)), Scripted(queue, "127.0.0.1:1")]
     for agent in agents:
@@ -189,6 +199,8 @@ def test_large_outputs_are_saved_and_delivered(
     assert (tmp_path / "result1").read_bytes() == BIG
     assert not (tmp_path / "result2").exists()
     assert [(item.task_id, item.why.split(": ")[2]) for item in saved.deliveries.problems] == [(2, "refused")]
+    # The dead host cost one deadline, not one for outputs and one for results.
+    assert tried == [{label(rootless_lab), "127.0.0.1:1"}, {label(rootless_lab)}]
     again = save(queue, tmp_path / "results", settings)
     assert (again.kept, len(again.missing), again.deliveries.delivered) == (1, 1, 0)
 

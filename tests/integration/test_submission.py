@@ -157,6 +157,8 @@ def test_a_failed_task_is_no_duplicate_and_is_reported(queue: Queue, settings: S
 def test_results_go_to_their_paths(queue: Queue, settings: Settings, tmp_path: Path) -> None:
     Path("paths").write_bytes(b"out/a\nout/b\nout/c\nout/d\n")
     sent = given(queue, b"printf '1\\377'\necho 2\nexit 1\nprintf '1\\377'\n", settings, results=Path("paths"))
+    # All have ended before the wait begins: it meets them as duplicates, and again in the log.
+    assert queue.wait(sent.line_ids, timeout=PATIENCE)
     state = finished(queue, sent, settings)
     assert (state.deliveries.delivered, len(state.failed)) == (3, 1)
     contents = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
