@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @step(
     help={
-        "on": "host that is to be the server (its account needs a key that the clients accept); default: this machine",
+        "on": "host that is to be the server (the clients must let its account in); default: this machine",
         "tasks": "task file to submit when it runs",
         "json": "print its status as one JSON document",
     }

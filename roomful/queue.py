@@ -53,7 +53,8 @@ class Queue:
         """Connect to a server: the path of its Unix socket, or a ``unix://``, ``redis://`` or ``rediss://`` URL."""
         options: dict[str, Any] = {
             "socket_timeout": timeout,
-            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 4),
+            # Over a restart of the server, which takes about a second: 5 s in all.
+            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 8),
             "retry_on_error": [redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
             **({"username": username} if username else {}),
             **({"password": password} if password else {}),
