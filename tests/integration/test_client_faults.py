@@ -57,7 +57,7 @@ class Project:
         document: dict[str, Any] = json.loads(self.inv("server-status", "--json"))
         return document
 
-    def wait_for_link(self, host: str, state: str, deadline: float = 40) -> None:
+    def wait_for_link(self, host: str, state: str, deadline: float = 80) -> None:
         wait_until(
             lambda: self.status()["links"][host]["state"] == state, deadline, lambda: str(self.status()["links"])
         )
