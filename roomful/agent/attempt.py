@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -103,8 +104,11 @@ class Attempt:
         os.chdir(os.path.join(workdir, self.spec.cwd) if self.spec.cwd else workdir)
         opened: list[int] = []
         try:
-            stdin = os.open(_bytes(self.spec.stdin or os.devnull), os.O_RDONLY | os.O_CLOEXEC)
-            opened.append(stdin)
+            if self.spec.stdin:
+                stdin = os.open(_bytes(self.spec.stdin), os.O_RDONLY | os.O_CLOEXEC)
+                opened.append(stdin)
+            else:
+                stdin = _nothing()
             out_read, out_write = os.pipe()
             opened += [out_read, out_write]
             err_read, err_write = os.pipe()
@@ -120,8 +124,9 @@ class Attempt:
             for fd in opened:
                 os.close(fd)
             raise
-        for fd in (stdin, out_write, err_write):
-            os.close(fd)
+        for fd in opened:
+            if fd not in (out_read, err_read):
+                os.close(fd)
         self.stdout = Capture(out_read, base + ".stdout")
         self.stderr = Capture(err_read, base + ".stderr")
         self.deadline = None if self.spec.timeout is None else self.started + self.spec.timeout
@@ -185,6 +190,12 @@ def failed_to_start(claimed: Claimed, error: Exception) -> Report:
     now = time.monotonic()
     detail = {"reason": "error", "detail": f"could not be started: {error}"}
     return Report(claimed.task_id, claimed.attempt, "failed", now, 0.0, b"", b"", detail)
+
+
+@functools.lru_cache(maxsize=None)
+def _nothing() -> int:
+    """Return /dev/null, open for reading; the same for all tasks."""
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _spawn(argv: list[bytes], variables: Mapping[bytes, bytes], actions: list[tuple[int, int, int]]) -> int:

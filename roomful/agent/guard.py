@@ -140,9 +140,13 @@ def _work(config: AgentConfig, config_path: Path, instance: str, guard_fd: int, 
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
             signal.signal(number, signal.SIG_DFL)
         threading.excepthook = _end_on_error
+        from roomful.agent import slim
+
+        slim.load_redis()
         from roomful.agent.worker import Worker
 
         worker = Worker(config, instance, secrets.token_hex(8), guard_fd, about)
+        slim.give_back_memory()
         status = config.home / "status.json"
         worker.on_registered(lambda agent: write_json(status, {"agent": agent, "pid": os.getpid()}))
         worker.run()

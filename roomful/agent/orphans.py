@@ -25,11 +25,13 @@ class Orphans:
 
     def watch(self, running: Mapping[int, Attempt], closing: Sequence[Attempt] = ()) -> dict[int, int]:
         """Look at our children; return orphans that are alive, and whose they are."""
+        strangers = [pid for pid in self._children.pids() if pid not in running]
+        if not strangers:
+            self.known, self._suspects = {}, {}
+            return self.known
         attempts = {**running, **{attempt.pid: attempt for attempt in closing}}
         present: dict[int, int] = {}
-        for pid in self._children.pids():
-            if pid in running:
-                continue
+        for pid in strangers:
             if pid not in self.known:
                 owner = self._owner(pid, attempts)
                 if owner is None:
@@ -44,10 +46,13 @@ class Orphans:
 
     def of_ended(self, running: Mapping[int, Attempt], closing: Sequence[Attempt]) -> set[int]:
         """Kill what is left of ended tasks; return those tasks (by the pid that they had) that had something left."""
-        ended = {attempt.pid for attempt in closing}
+        present = self.watch(running, closing)
         survivors: set[int] = set()
+        if not present:
+            return survivors
+        ended = {attempt.pid for attempt in closing}
         doomed = []
-        for pid, owner in self.watch(running, closing).items():
+        for pid, owner in present.items():
             if owner in running or (not owner and self._suspects[pid] & set(running)):
                 continue
             found = process(pid)

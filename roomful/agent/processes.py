@@ -66,23 +66,25 @@ class Children:
     """Our children, as the kernel lists them for the main thread (which orphans are given to)."""
 
     def __init__(self) -> None:
-        self._path = f"/proc/self/task/{os.getpid()}/children"
-        self._listed = os.path.exists(self._path)
+        try:
+            self._fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            # A kernel without CONFIG_PROC_CHILDREN.
+            self._fd = -1
+
+    def __del__(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
 
     def pids(self) -> list[int]:
         """List the pids of our children, zombies included."""
-        if self._listed:
-            fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                text = b""
-                while True:
-                    part = os.read(fd, 65536)
-                    text += part
-                    if len(part) < 4096:
-                        break
-            finally:
-                os.close(fd)
-            return [int(pid) for pid in text.split()]
+        if self._fd >= 0:
+            text = b""
+            while True:
+                part = os.pread(self._fd, 65536, len(text))
+                text += part
+                if len(part) < 4096:
+                    return [int(pid) for pid in text.split()]
         me = os.getpid()
         return [found.pid for found in all_processes() if found.parent == me]
 

@@ -32,6 +32,10 @@ LONGEST_WAIT_SECONDS = 1.0
 SILENT_SECONDS = 15.0
 #: The safety net under the wake-ups: an idle agent asks again after this.
 ASK_AGAIN_SECONDS = 10.0
+#: Reports wait this long for company while there is something to run.
+GATHER_SECONDS = 0.02
+#: A task's streams are watched from this age on: many tasks have ended by then, and are read once.
+YOUNG_SECONDS = 0.02
 #: Reports in one parcel; their outputs are at most 128 KiB each.
 MOST_REPORTS = 200
 TICK_SECONDS = 1.0
@@ -64,6 +68,8 @@ class Worker:
         #: First process gone, survivors being killed.
         self._closing: list[Attempt] = []
         self._streams: dict[int, Any] = {}
+        #: Started within YOUNG_SECONDS, oldest first: their streams are not watched yet.
+        self._young: deque[Attempt] = deque()
         self._reports: deque[Report] = deque()
         self._give_backs: list[GiveBack] = []
         self._mail: deque[Any] = deque()
@@ -105,6 +111,8 @@ class Worker:
             if now >= self._next_tick:
                 self._tick(now)
             self._start_waiting(now)
+            if self._young:
+                self._watch_streams(now)
             self._talk(now)
             if self._stopping and self._all_told(now):
                 break
@@ -136,8 +144,13 @@ class Worker:
         """Return how long nothing needs us, unless something happens."""
         if self._mail:
             return 0.0
-        wait = self._next_tick - time.monotonic()
-        return max(0.0, min(wait, 0.01) if self._closing else wait)
+        now = time.monotonic()
+        until = self._next_tick
+        if self._young:
+            until = min(until, self._young[0].started + YOUNG_SECONDS)
+        if self._reports and self._under_way is None:
+            until = min(until, self._reports[0].ended + GATHER_SECONDS)
+        return max(0.0, min(until - now, 0.01) if self._closing else until - now)
 
     def _tick_by(self, when: float | None) -> None:
         if when is not None:
@@ -205,9 +218,17 @@ class Worker:
             return
         self._running[attempt.pid] = attempt
         self._tick_by(attempt.deadline)
-        for capture in (attempt.stdout, attempt.stderr):
-            self._streams[capture.fd] = capture
-            self._epoll.register(capture.fd, select.EPOLLIN)
+        self._young.append(attempt)
+
+    def _watch_streams(self, now: float) -> None:
+        """Read along with tasks that are not about to end."""
+        while self._young and (self._young[0].ended or now - self._young[0].started >= YOUNG_SECONDS):
+            attempt = self._young.popleft()
+            if attempt.ended:
+                continue
+            for capture in (attempt.stdout, attempt.stderr):
+                self._streams[capture.fd] = capture
+                self._epoll.register(capture.fd, select.EPOLLIN)
 
     def _reap(self) -> None:
         """Collect children that have ended: tasks' first processes, and orphans of tasks."""
@@ -249,7 +270,7 @@ class Worker:
         for capture in (attempt.stdout, attempt.stderr):
             if self._streams.pop(capture.fd, None) is not None:
                 self._epoll.unregister(capture.fd)
-                capture.drain()
+            capture.drain()
         self.ledger.give(attempt.needs, attempt.slot)
         self._dry_until = 0.0
         more = attempt.ended - attempt.started - self._mean_seconds
@@ -287,6 +308,10 @@ class Worker:
             return
         want = self._want(now)
         if not (self._reports or self._give_backs or want):
+            return
+        more_to_do = bool(self._waiting) and not want and not self._give_backs and not self._stopping
+        if more_to_do and len(self._reports) < MOST_REPORTS and now - self._reports[0].ended < GATHER_SECONDS:
+            # The reports wait for company.
             return
         parcel = Parcel(give_backs=self._give_backs, want=want)
         self._give_backs = []
@@ -354,7 +379,8 @@ class Worker:
             self._give_backs.append(GiveBack("released", "", tasks))
             self._waiting.clear()
             self._mean_seconds = max(self._mean_seconds, 1.0)
-        self._orphans.watch(self._running)
+        # Also what was overlooked before: the kernel's list may lack some while others end.
+        self._orphans.of_ended(self._running, self._closing)
 
     def _busy_with(self) -> str:
         """Say why we take nothing; empty: we do."""

@@ -64,7 +64,8 @@ class Room:
         config = self.config(host, **changes)
         self._started.append((python, Path(config["directory"])))
         reply = self.command("agent", "--config", "-", python=python, given=json.dumps(config))
-        wait_until(lambda: self.client(host), PATIENCE, lambda: self.log(host))
+        known = Path(config["directory"]) / "status.json"
+        wait_until(lambda: self.client(host) and known.exists(), PATIENCE, lambda: self.log(host))
         return reply
 
     def client(self, host: str) -> Any:
