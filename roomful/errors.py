@@ -9,17 +9,13 @@
     │   └── SettingsError      a key or value under ``roomful:``
     ├── MissingProgram         a program or package that this step needs is not installed
     ├── ServerError            the queue's server is not running, or does not answer
-    └── HostsFailed            more hosts failed than ``--max-failed`` tolerates
+    └── ExperimentFailed       an experiment ended early (roomful.experiments.errors)
+        └── CommandFailed      one of its commands ended with an exit code other than 0, or was lost
 
 Exit codes are given by the class and become the process's in one place, ``fabfile/_step.py``.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from roomful.outcome import Outcomes
 
 
 class RoomfulError(Exception):
@@ -72,12 +68,3 @@ class MissingProgram(RoomfulError):
 
 class ServerError(RoomfulError):
     """Report that the queue's server cannot be used."""
-
-
-class HostsFailed(RoomfulError):
-    """Report that more hosts failed than was tolerated; carries every outcome."""
-
-    def __init__(self, outcomes: Outcomes[Any], tolerated: str = "0") -> None:
-        bad = len(outcomes) - len(outcomes.ok)
-        super().__init__(f"{bad} of {len(outcomes)} hosts did not succeed (tolerated: {tolerated})")
-        self.outcomes = outcomes
