@@ -10,6 +10,8 @@ from roomful import report
 from roomful.queue import Queue
 from roomful.records import ClientRecord, Counts, TaskRecord
 
+#: Clients that are there, or may be back in a moment.
+PRESENT = ("live", "draining", "silent")
 #: A command is cut at this many characters in tables; JSON has all of it.
 COMMAND_WIDTH = 60
 
@@ -60,7 +62,9 @@ def summary_lines(status: Status) -> list[str]:
     names = ("todo", "running", "done", "failed", "cancelled")
     parts = [f"{getattr(counts, name)} {name}" for name in names if name != "cancelled" or counts.cancelled]
     lines = [f"{counts.total} {'task' if counts.total == 1 else 'tasks'}: {', '.join(parts)}"]
-    if status.left:
+    if status.left and status.clients and not any(client.state in PRESENT for client in status.clients):
+        lines.append("no client is there to run them; start them with: inv start-clients --hosts NAME")
+    elif status.left:
         pace = f"{rate_text(counts.rate)} in the last minute" if counts.rate else "none ended in the last minute"
         eta = status.eta_seconds
         lines.append(pace if eta is None else f"{pace}, about {report.duration(eta)} left")
@@ -79,7 +83,7 @@ def client_table(status: Status) -> str:
     """Lay out the clients as a table that fits 80 columns where no client has a note."""
     rows = []
     for client in status.clients:
-        here = client.state in ("live", "draining", "silent")
+        here = client.state in PRESENT
         cells = [str(client.slots), f"{client.load:.2f}", memory_text(client), str(client.running)]
         rows.append(
             [

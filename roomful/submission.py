@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 from roomful.agent.task import MIB, encode_task
 from roomful.deliveries import Batch, DeliveryBook, digest_of, read_result_paths
 from roomful.errors import InputError, TaskFileError
+from roomful.monitor import PRESENT
 from roomful.queue import Queue
 from roomful.records import ClientRecord, SubmitReport
 from roomful.report import size
@@ -18,9 +19,6 @@ from roomful.task_lines import TaskDefaults
 from roomful.task_selection import TaskIds
 from roomful.taskfile import Need, TaskFile, open_task_file
 from roomful.units import parse_cpus, parse_duration, parse_size, parse_whole
-
-#: Clients that are there, or may be back in a moment.
-PRESENT = ("live", "draining", "silent")
 
 
 @dataclass(frozen=True)
@@ -127,7 +125,7 @@ def check_needs(
     """
     present = [client for client in clients if client.state in PRESENT]
     if not present:
-        return ["no client has registered yet: the tasks wait for inv start-clients"]
+        return ["no client is there yet: the tasks wait for inv start-clients"]
     warnings = []
     for need in sorted(needs, key=lambda need: need.line):
         if any(_fits(need, client) for client in present):

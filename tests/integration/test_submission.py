@@ -223,7 +223,7 @@ def test_many_tasks_at_once(empty: Queue, settings: Settings, tmp_path: Path) ->
     heard: list[tuple[int, int]] = []
     sent = submit(empty, path, settings, progress=lambda taken, total: heard.append((taken, total)))
     assert sent.sentence == "submitted tasks 1-50000 (50000 added, 0 duplicates skipped)"
-    assert sent.warnings == ("no client has registered yet: the tasks wait for inv start-clients",)
+    assert sent.warnings == ("no client is there yet: the tasks wait for inv start-clients",)
     assert sent.document()["ids"] == "1-50000"
     assert heard[-1] == (50_000, 50_000)
     assert [record.spec.command for record in empty.tasks(ids=[1, 50_000])] == [

@@ -42,6 +42,15 @@ def test_the_summary(now: Counts, lines: list[str]) -> None:
     assert monitor.summary_lines(Status(now, ())) == lines
 
 
+@pytest.mark.parametrize(("state", "there"), [("live", True), ("silent", True), ("lost", False), ("stopped", False)])
+def test_tasks_that_nobody_is_there_to_run(state: str, there: bool) -> None:
+    client = replace(CLIENT, state=state)
+    last = monitor.summary_lines(Status(counts(todo=5, rate=1.0), (client,)))[-1]
+    assert (
+        last.endswith("about 5.0 s left") if there else last.startswith("no client is there to run them; start them")
+    )
+
+
 def test_no_time_is_left_when_nothing_is() -> None:
     assert Status(counts(done=5, rate=2.0), ()).eta_seconds is None
     assert Status(counts(todo=5), ()).eta_seconds is None

@@ -73,7 +73,7 @@ def test_waiting_tasks_and_absent_clients_are_warned_about() -> None:
     [warning] = check_needs([Need(3, 99_000, 0)], [SMALL], "t", allow_waiting=True)
     assert warning.startswith("t:3: needs 99 CPUs: the largest host, small, has 2 CPUs")
     assert check_needs([Need(3, 99_000, 0)], [client("a", 1, 1, "stopped")], "t") == [
-        "no client has registered yet: the tasks wait for inv start-clients"
+        "no client is there yet: the tasks wait for inv start-clients"
     ]
 
 
