@@ -33,9 +33,9 @@ class Outcome(Generic[T]):
     """What became of one host.
 
     ``reason`` is one of: dns, timeout, refused, no-route, host-key, auth, protocol (these mean unreachable),
-    command-timeout, no-python, no-program, disk-full, quota, lost, interrupted, ``exit N``, ``signal N``, error; from deploy
-    also in-the-way, differs; from
-    doctor also home, home-hangs, shell, shell-hangs, noisy-shell; from authorize also not-admitted.
+    command-timeout, no-python, no-program, disk-full, quota, lost, interrupted, ``exit N``, ``signal N``, error; from
+    deploy also in-the-way, differs; from doctor also home, home-hangs, shell, shell-hangs, noisy-shell; from
+    authorize also not-admitted.
     ``seconds`` is wall time from the start of the fan-out to this outcome.
     """
 
