@@ -32,6 +32,9 @@ Progress = Callable[[Counts], None]
 
 #: Records fetched in one round trip, and ids handed to one call of a script.
 _PAGE = 1000
+#: What a server says or does that is about to be back. (The pool makes connections outside of a command's retries:
+#: there the socket's own errors count.)
+_PASSING = (redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError)
 
 
 class Queue:
@@ -53,9 +56,9 @@ class Queue:
         """Connect to a server: the path of its Unix socket, or a ``unix://``, ``redis://`` or ``rediss://`` URL."""
         options: dict[str, Any] = {
             "socket_timeout": timeout,
-            # Over a restart of the server, which takes about a second: 5 s in all.
-            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 8),
-            "retry_on_error": [redis.ConnectionError, redis.TimeoutError, redis.BusyLoadingError],
+            # Over a restart of the server, which takes about a second: 2.5 s for a connection, 15 s for a command.
+            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 5),
+            "retry_on_error": [*_PASSING, ConnectionRefusedError, FileNotFoundError],
             **({"username": username} if username else {}),
             **({"password": password} if password else {}),
         }
