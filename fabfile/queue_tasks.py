@@ -40,6 +40,8 @@ WATCH_SECONDS = 2.0
         "cpus": "for tasks that say none: CPUs each needs, such as 2 or 0.5 (default 1)",
         "timeout": "for tasks that say none: end each after this time, such as 90s or 5m",
         "retries": "for tasks that say none: how often to try again after a failure",
+        "notify": "with --wait: tell these URLs when all have ended: https://..., mailto:A@B, ntfy://...; or: off",
+        "mail_to": "with --wait: e-mail addresses that are told when all have ended",
     },
 )
 def submit(
@@ -57,6 +59,8 @@ def submit(
     cpus: str = "",
     timeout: str = "",
     retries: str = "",
+    notify: str = "",
+    mail_to: str = "",
     json: bool = False,
 ) -> None:
     """Tasks: add the tasks of a file to the queue, and wait for them if told to.
@@ -66,17 +70,21 @@ def submit(
         inv submit tasks.txt --wait --memory=2GiB --timeout=1h
         seq 100 | sed 's/^/.\\/simulate /' | inv submit - --wait
         inv submit tasks.txt --results result_paths.txt --wait
+        inv submit tasks.txt --wait --mail-to me@example.org
     """
     from roomful import submission
     from roomful.errors import InputError
 
-    from . import _waiting
+    from . import _notifying, _waiting
 
     if not file:
         raise InputError("no task file given", fix="give a file, or - for standard input: inv submit tasks.txt")
     if each_line and format not in ("", "lines"):
         raise InputError("--each-line and --format contradict each other", fix="give one of them")
+    if (notify or mail_to) and not wait:
+        raise InputError("--notify and --mail-to need --wait", fix="add --wait")
     settings = settings_of(c)
+    channels = _notifying.channels(settings, notify, mail_to) if wait else []
     options = submission.SubmitOptions(
         format="lines" if each_line else format,
         defaults=submission.task_defaults(
@@ -102,6 +110,8 @@ def submit(
     elif waited:
         print(waited.sentence, flush=True)
     if waited:
+        if channels:
+            _notifying.tell(waited.message(sent.name, _notifying.place(settings)), channels)
         _waiting.finish(waited)
 
 

@@ -71,6 +71,18 @@ class Settings:
     cut_off_grace_seconds: float = 600.0
     #: Folder that ``collect`` fills.
     results: str = "results"
+    #: Who is told when tasks that are waited for have ended: URLs, separated by blanks. ``--notify`` wins.
+    notify: str = ""
+    #: E-mail addresses that are told too. ``--mail-to`` wins.
+    mail_to: str = ""
+    #: Sender of these e-mails. Empty: this account at this machine.
+    mail_from: str = ""
+    #: Mail server and its port; with a user, the password is ROOMFUL_SMTP_PASSWORD's or the keyring's.
+    smtp_host: str = "localhost"
+    smtp_port: int = 25
+    smtp_user: str = ""
+    #: ``auto`` (STARTTLS where offered), ``starttls``, ``tls`` or ``none``.
+    smtp_security: str = "auto"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], root: Path | None = None) -> Settings:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from roomful.deliverer import Deliverer, DeliveryReport
+from roomful.notify import Message
 from roomful.queue import Queue
 from roomful.records import TaskRecord
 from roomful.remote_files import BeforeConnecting
@@ -18,6 +19,8 @@ from roomful.task_selection import TaskIds
 
 #: The rate is that of this last stretch of time.
 _RATE_SECONDS = 30.0
+#: A longer list of ids is counted instead, in a message.
+_LONGEST_IDS = 200
 
 
 @dataclass
@@ -57,6 +60,17 @@ class Waited:
         parts += [f"{gone} removed from the queue"] if gone else []
         delivered = f"; {self.deliveries.delivered} results delivered" if self.deliveries.delivered else ""
         return f"{', '.join(parts)} in {duration(self.seconds)}{delivered}"
+
+    def message(self, name: str, where: str) -> Message:
+        """Return the word that goes out at the end: ``name`` is what was submitted, ``where`` the project's place."""
+        lines = [f"tasks of {name}, submitted in {where}"]
+        if self.failed:
+            failed = str(TaskIds.of(self.failed))
+            failed = failed if len(failed) <= _LONGEST_IDS else f"{len(self.failed)} tasks"
+            lines.append(f"failed: {failed}; list them: inv tasks --state failed; try again: inv retry --failed")
+        lines += [f"result of task {one.task_id} not delivered: {one.why}" for one in self.deliveries.problems[:10]]
+        lines.append("results: inv collect, or inv logs ID")
+        return Message(f"{name}: {self.sentence}", "\n".join(lines))
 
     def take(self, record: TaskRecord) -> None:
         """Take in a task that has ended; a task that was tried again may come twice."""

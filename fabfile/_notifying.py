@@ -1,0 +1,36 @@
+"""What the tasks that send word have in common: ``--notify`` and ``--mail-to``."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from roomful.notify import Channel, Message
+    from roomful.settings import Settings
+
+
+def channels(settings: Settings, notify: str, mail_to: str) -> list[Channel]:
+    """Return who is to be told, as the flags say, else the settings.
+
+    Raises InputError before anything is done.
+    """
+    from roomful.notify import channels_of
+
+    return channels_of(settings, notify, mail_to, os.environ)
+
+
+def tell(message: Message, to: Iterable[Channel]) -> None:
+    """Send a message; what cannot be sent is a warning on standard error."""
+    from roomful.notify import notify
+
+    sys.stdout.flush()
+    notify(message, to, lambda text: print(f"warning: {text}", file=sys.stderr))
+
+
+def place(settings: Settings) -> str:
+    """Return where the project is, for people who read the message elsewhere."""
+    return f"{platform.node()}:{settings.root}"
