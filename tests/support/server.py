@@ -24,8 +24,14 @@ def project(tmp_path: Path) -> Iterator[Settings]:
 
 
 def clean_up(settings: Settings) -> None:
-    """Stop and forget the server of a project; fails if a process of it remains."""
+    """Stop and forget the server of a project; fails if a process of it remains.
+
+    What remains is killed by its folder's name, so the project must have a server folder of its own.
+    """
     directory = Path(settings.server_directory)
+    # "." (no folder set) would be in the arguments of every process of the machine.
+    if not directory.is_absolute() or len(directory.parts) < 3:
+        raise ValueError(f"a test's server needs a folder of its own, not {settings.server_directory!r}")
     try:
         Server(settings, None).stop(forget=True)
         wait_until(lambda: not processes_of(directory), 10, lambda: f"left: {processes_of(directory)}")
