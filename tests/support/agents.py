@@ -223,7 +223,13 @@ class Wire:
                 client.close()
                 continue
             server = socket.socket(socket.AF_UNIX)
-            server.connect(self._target)
+            try:
+                server.connect(self._target)
+            except OSError:
+                # The server is away.
+                client.close()
+                server.close()
+                continue
             self._pairs.append((client, server))
             threading.Thread(target=self._carry, args=(client, server), daemon=True).start()
 
