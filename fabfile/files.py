@@ -7,14 +7,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from invoke import Context
+from invoke import Context, Exit
 
+from roomful.errors import InputError
 from roomful.settings import Settings
 
 from ._fanout import begin, enter_lab, finish
 from ._step import step
 
 if TYPE_CHECKING:
+    from roomful.clean import Cleaned
     from roomful.collect import Collected
     from roomful.deploy import Deployed
     from roomful.folders import Folders
@@ -129,6 +131,75 @@ def _folders_cells(outcome: Outcome[Folders]) -> dict[str, Any]:
 
 def _folders_json(outcome: Outcome[Folders]) -> dict[str, Any]:
     return {"created": outcome.value.created, "existed": outcome.value.existed} if outcome.value else {}
+
+
+@step(
+    help={
+        "workdir": "remove the whole workdir too, with all that tasks wrote into it; asks first",
+        "yes": "do not ask",
+    }
+)
+def clean(
+    c: Context,
+    hosts: str = "",
+    workdir: bool = False,
+    yes: bool = False,
+    exclude: str = "",
+    json: bool = False,
+    max_failed: str = "0",
+    accept_new_host_keys: bool = False,
+) -> None:
+    """Files: remove from the hosts what Roomful put there, and say what; what tasks wrote stays.
+
+    Where an agent runs nothing is removed: stop it first. Files that tasks wrote into deployed folders stay at their
+    place.
+
+    Example:
+        inv stop-clients clean --hosts n7
+        inv clean --hosts n7 --workdir --yes
+    """
+    from roomful import progress, report
+    from roomful.clean import clean as clean_up
+
+    settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
+    if workdir and not yes:
+        _ask_about_workdir(settings.workdir, len(chosen))
+    with progress.hosts("clean", len(chosen)) as on_outcome:
+        outcomes = clean_up(chosen, settings, workdir, on_outcome)
+    for outcome in outcomes.ok:
+        if outcome.value and outcome.value.removed:
+            value = outcome.value
+            names = f"{', '.join(value.removed[:5])}{', ...' if len(value.removed) > 5 else ''}"
+            amount = f"{value.files} files, {report.size(value.bytes)}"
+            print(f"{outcome.host.label}: removed {names} ({amount})", file=sys.stderr)
+    finish(outcomes, json=json, max_failed=max_failed, columns=_cleaned_json if json else _cleaned_cells)
+
+
+def _ask_about_workdir(workdir: str, count: int) -> None:
+    """Go on after a yes; raises InputError where nobody can be asked."""
+    what = f"{workdir} with all in it will be removed from {count} {'host' if count == 1 else 'hosts'}"
+    if not (sys.stdin is not None and sys.stdin.isatty()):
+        raise InputError(what, fix="if that is right: add --yes")
+    print(f"{what}. Go on? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise Exit("inv clean: nothing was removed", code=1)
+
+
+def _cleaned_cells(outcome: Outcome[Cleaned]) -> dict[str, Any]:
+    value = outcome.value
+    if value is None:
+        return {"result": "", "files": "", "agent's folder": "", "left there": ""}
+    result = f"{value.result} with {value.shared_with}" if value.shared_with else value.result
+    left = [f"{value.rescued} files of tasks"] if value.rescued else []
+    left += value.left
+    left += [f"{value.outputs} outputs to collect"] if value.outputs else []
+    return {"result": result, "files": value.files, "agent's folder": value.folder, "left there": ", ".join(left)}
+
+
+def _cleaned_json(outcome: Outcome[Cleaned]) -> dict[str, Any]:
+    import dataclasses
+
+    return dataclasses.asdict(outcome.value) if outcome.value else {}
 
 
 @step(

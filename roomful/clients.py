@@ -168,6 +168,21 @@ def stop_clients(
     return outcomes
 
 
+def remove_run_directory(connection: HostConnection, settings: Settings, bundle: Bundle, forget: bool) -> int | None:
+    """Remove the folder of an agent that does not run any more; None where there is none.
+
+    Returns how many files with long outputs keep it there, none with ``forget``. Raises HostFailure (``agent-runs``).
+    """
+    try:
+        landing = ship_agent(connection, run_directory(connection.entry, settings), bundle, make=False)
+    except Absent:
+        return None
+    folder = {"directory": landing.directory}
+    if _ask(connection, landing, {"verb": "status", **folder})["state"] == "running":
+        raise HostFailure("agent-runs", "first: inv stop-clients")
+    return int(_ask(connection, landing, {"verb": "clean", "forget": forget, **folder})["kept"])
+
+
 def _ask(connection: HostConnection, landing: Landing, request: Mapping[str, Any]) -> dict[str, Any]:
     """Send a request to ``roomful.agent.client`` there; raises HostFailure with its reason when it refuses."""
     argv = [landing.python, "-I", "-S", landing.zipapp, "client"]

@@ -14,6 +14,7 @@ import pytest
 
 from roomful.deploy import controller_name
 from roomful.lab import Lab
+from roomful.state import ProjectState
 from tests.support.lab import LabFactory, lab, settings_for, ssh
 from tests.support.workdirs import make_tree, read_tree
 
@@ -111,3 +112,28 @@ def test_a_file_that_cannot_be_read_fails_its_host_and_the_rest_comes(
     assert (second["status"], second["reason"]) == ("failed", "exit 23")
     assert "secret" in second["detail"]
     assert read_tree(tmp_path / "results") == {"lab01/out/r": "lab01\n", "lab02/out/r": "lab02\n"}
+
+
+def test_a_shared_home_is_cleaned_once_and_not_under_someone_who_works(
+    lab: LabFactory, inv: Inv, tmp_path: Path
+) -> None:
+    room = lab(count=2, rootless=False, shared_home=True)
+    make_tree(tmp_path / "resources", {"run.py": "one", "data/a": "a"})
+    assert inv(room, "deploy", workdir="~/cleaned").returncode == 0
+    # A client's folder whose lock is held, as an agent does.
+    folder = f"/tmp/roomful-$(id -u)/{ProjectState(settings_for(room, tmp_path)).cluster_name}/lab02"
+    hold = f"umask 077; mkdir -p {folder}; flock -o {folder}/lock sleep 60 </dev/null >/dev/null 2>&1 & echo $!"
+    held = ssh(room, "lab02", hold).stdout.strip()
+    try:
+        done = inv(room, "clean", "--json", workdir="~/cleaned")
+        assert [row["reason"] for row in rows(done)] == ["in-use", "agent-runs"]
+        assert ssh(room, "lab01", "cat cleaned/run.py").stdout == "one"
+    finally:
+        ssh(room, "lab02", f"kill {held}")
+    done = inv(room, "clean", "--json", workdir="~/cleaned")
+    assert [(row["shared_with"], row["files"]) for row in rows(done)] == [("", 2), ("lab01", 0)]
+    assert [row["folder"] for row in rows(done)] == ["absent", "removed"]
+    assert ssh(room, "lab01", "ls -A cleaned").returncode != 0
+    refused = inv(room, "clean", "--workdir", workdir="~/cleaned")
+    assert refused.returncode == 2
+    assert "add --yes" in refused.stderr
