@@ -96,10 +96,15 @@ class Room:
         assert self.queue.wait(ids, timeout=PATIENCE), f"{self.queue.counts()}; {self.log()}"
         return [self.queue.task(task_id) for task_id in ids]
 
+    def close_agents(self) -> None:
+        """Stop the agents."""
+        while self._started:
+            python, directory = self._started.pop()
+            self.command("stop", "--directory", str(directory), "--timeout", "10", python=python)
+
     def close(self) -> None:
         """Stop everything."""
-        for python, directory in self._started:
-            self.command("stop", "--directory", str(directory), "--timeout", "10", python=python)
+        self.close_agents()
         self.queue.close()
         self.valkey.stop()
 
@@ -249,7 +254,10 @@ class Wire:
                         return
                     if end is client:
                         self.deaf = self.deaf or bool(self.deaf_after and self.deaf_after in data)
-                        server.sendall(data)
+                        try:
+                            server.sendall(data)
+                        except OSError:
+                            return
                     elif not self.deaf:
                         with contextlib.suppress(OSError):
                             client.sendall(data)
