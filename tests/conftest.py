@@ -33,7 +33,7 @@ def skip_or_fail(reason: str) -> None:
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run the whole suite several files at a time, most tests only wait; what is named on the command line in here."""
+    """Run the whole suite several files at a time, most tests only wait; what the command line names, right here."""
     return WORKERS if config.args == config.getini("testpaths") else 0
 
 

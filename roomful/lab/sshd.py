@@ -96,8 +96,8 @@ def namespace_config(lab: Lab) -> str:
     """Return sshd_config of a host with namespaces: an ordinary Debian server."""
     # sshd takes the first value that it meets.
     password = "PasswordAuthentication yes\n" if lab.options.password else ""
-    return f"{password}{_COMMON}" + (
-        f"Port {lab.port}\n"
+    return (
+        f"{password}{_COMMON}Port {lab.port}\n"
         "AddressFamily inet\n"
         f"HostKey /etc/ssh/{HOST_KEY}\n"
         f"AuthorizedKeysFile .ssh/{AUTHORIZED_KEYS} /etc/ssh/{AUTHORIZED_KEYS}\n"
