@@ -53,7 +53,9 @@ def test_an_answer_is_found_behind_what_a_login_shell_prints() -> None:
     assert answer_of(0, b'welcome\nroomful-answer:{"x": 1}\n', b"noise") == {"x": 1}
 
 
-@pytest.mark.parametrize("python", [Path(sys.executable), *PYTHONS], ids=lambda path: path.parts[-3])
+@pytest.mark.parametrize(
+    "python", [Path(sys.executable), *PYTHONS], ids=["this", *(path.parts[-3] for path in PYTHONS)]
+)
 def test_programs_run_alone_under_every_python(python: Path, tmp_path: Path) -> None:
     """As HostConnection.python runs them: isolated, without site packages, in another locale."""
 
