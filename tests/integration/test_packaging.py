@@ -132,7 +132,7 @@ def run_pip_check(checkout: Path) -> list[str]:
 def test_every_pin_is_needed(checkout: Path) -> None:
     """Each package is one that pyproject.toml names, a tool, or needed by another."""
     tools = {"patchwork", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "ruff", "mypy", "hatchling"}
-    tools |= {"types-paramiko", "types-tabulate", "aiosmtpd"}
+    tools |= {"types-paramiko", "types-tabulate", "aiosmtpd", "benchexec"}
     project = tomllib.loads((checkout / "pyproject.toml").read_text())["project"]
     versions = pinned(checkout)
     needed = tools | {canonicalize_name(Requirement(line).name) for line in project["dependencies"]}

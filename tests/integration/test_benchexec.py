@@ -1,0 +1,116 @@
+"""Plans of benchmark definitions against BenchExec itself: each job makes its part, and together they make all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from roomful.benchexec import Job, make_plan, read_definition
+from tests.support.inv import CHECKOUT
+from tests.support.lab import need
+
+pytestmark = [pytest.mark.integration, pytest.mark.root]
+
+#: Names that are patterns, one of which would match another.
+DEFINITION = """<?xml version="1.0"?>
+<benchmark tool="dummy">
+  <rundefinition name="f*st"><option name="true"/></rundefinition>
+  <rundefinition name="fast"><option name="false"/></rundefinition>
+  <tasks name="[ab]"><include>c/*.c</include></tasks>
+  <tasks name="a"><include>c/1.c</include></tasks>
+  <tasks name="-x y"><withoutfile>alone</withoutfile></tasks>
+</benchmark>
+"""
+
+
+def programs() -> str:
+    """The folder of benchexec and table-generator: those of this Python."""
+    return str(Path(sys.executable).parent)
+
+
+@pytest.fixture
+def definition(tmp_path: Path) -> Path:
+    if os.geteuid() != 0:
+        need("BenchExec needs cgroups that this account may use")
+    if not shutil.which("benchexec", path=programs()):
+        need("not installed: benchexec (requirements.txt)")
+    (tmp_path / "c").mkdir()
+    for number in (1, 2):
+        (tmp_path / "c" / f"{number}.c").touch()
+    path = tmp_path / "def.xml"
+    path.write_text(DEFINITION)
+    return path
+
+
+def results_of(job: Job, definition: Path, folder: Path) -> list[str]:
+    """Run a job and return the middle parts of the names of its result files."""
+    options = ["--no-container", f"--outputpath={folder}/"]
+    argv = job.arguments(definition.name, options)
+    done = subprocess.run(
+        argv,
+        cwd=definition.parent,
+        env={**os.environ, "PATH": f"{programs()}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    names = [path.name.partition(".results.")[2] for path in folder.glob("*.xml.bz2")]
+    return sorted(name.removesuffix(".xml.bz2") for name in names)
+
+
+@pytest.mark.parametrize("split", ["taskset", "rundefinition", "both"])
+def test_each_job_writes_exactly_the_results_that_it_is_planned_to(
+    definition: Path, tmp_path: Path, split: str
+) -> None:
+    plan = make_plan(read_definition(definition), split)
+    found = [results_of(job, definition, tmp_path / job.id) for job in plan.jobs]
+    assert found == [sorted(job.results) for job in plan.jobs]
+    assert sorted(name for names in found for name in names) == sorted(
+        f"{run}.{tasks}" for run in ("f*st", "fast") for tasks in ("[ab]", "a", "-x y")
+    )
+
+
+def inv(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    (folder / "tasks.py").write_text(f"import sys\nsys.path.insert(0, {str(CHECKOUT)!r})\nfrom fabfile import ns\n")
+    return subprocess.run(
+        [sys.executable, "-m", "invoke", *words],
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_the_plan_is_shown_and_printed_as_tasks(definition: Path, tmp_path: Path) -> None:
+    shown = inv(tmp_path, "bench.plan", "def.xml")
+    assert (shown.returncode, shown.stderr) == (0, "3 jobs, 8 runs\n")
+    assert shown.stdout.splitlines()[2].split() == ["_ab_", "f*st,", "fast", "[ab]", "4"]
+    lines = inv(tmp_path, "bench.plan", "def.xml", "--lines", "--options=--no-container -n 'my name'")
+    assert len(lines.stdout.splitlines()) == 3
+    assert lines.stdout.count("--no-container -n 'my name' --results-per-taskset") == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nosuch.xml"], "inv bench.plan: nosuch.xml: cannot read the definition: No such file"),
+        (["def.xml", "--split=x"], "bad --split 'x'"),
+        (["def.xml", "--options=-n x"], "--options needs --lines"),
+        (["def.xml", "--lines", "--options=-n 'x"], "bad --options"),
+        (["def.xml", "--lines", "--json"], "contradict each other"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_2(definition: Path, tmp_path: Path, words: list[str], message: str) -> None:
+    done = inv(tmp_path, "bench.plan", *words)
+    assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+    assert message in done.stderr
