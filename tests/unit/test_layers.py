@@ -11,7 +11,10 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[2]
 #: The SSH layer: what connects, what reads ssh_config and keys for it, and what keeps one channel open.
-SSH = {CHECKOUT / "roomful" / name for name in ("ssh.py", "endpoint.py", "remote_stream.py")}
+SSH = {
+    CHECKOUT / "roomful" / name
+    for name in ("ssh.py", "connection.py", "channel.py", "endpoint.py", "remote_stream.py")
+}
 
 
 def imported(path: Path, package: str) -> Iterator[str]:
