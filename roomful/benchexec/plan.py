@@ -29,6 +29,8 @@ class Job:
     runs: int
     #: What stands between ``.results.`` and ``.xml`` in the names of the files that must be there afterwards.
     results: tuple[str, ...]
+    #: The run definition and the task set of each of these.
+    pairs: tuple[tuple[str, str], ...] = ()
 
     @property
     def selection(self) -> list[str]:
@@ -103,6 +105,7 @@ def _job(job_id: str, pairs: list[tuple[str, str, int]]) -> Job:
         tuple(dict.fromkeys(tasks for _, tasks, _ in pairs)),
         sum(count for _, _, count in pairs),
         tuple(result_name(run_definition, tasks) for run_definition, tasks, _ in pairs),
+        tuple((run_definition, tasks) for run_definition, tasks, _ in pairs),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -21,8 +22,8 @@ DEFINITION = """<?xml version="1.0"?>
 <benchmark tool="dummy">
   <rundefinition name="f*st"><option name="true"/></rundefinition>
   <rundefinition name="fast"><option name="false"/></rundefinition>
-  <tasks name="[ab]"><include>c/*.c</include></tasks>
-  <tasks name="a"><include>c/1.c</include></tasks>
+  <tasks name="[ab]"><include>c/[12].c</include></tasks>
+  <tasks name="a"><include>c/3.c</include></tasks>
   <tasks name="-x y"><withoutfile>alone</withoutfile></tasks>
 </benchmark>
 """
@@ -40,7 +41,7 @@ def definition(tmp_path: Path) -> Path:
     if not shutil.which("benchexec", path=programs()):
         need("not installed: benchexec (requirements.txt)")
     (tmp_path / "c").mkdir()
-    for number in (1, 2):
+    for number in (1, 2, 3):
         (tmp_path / "c" / f"{number}.c").touch()
     path = tmp_path / "def.xml"
     path.write_text(DEFINITION)
@@ -98,6 +99,53 @@ def test_the_plan_is_shown_and_printed_as_tasks(definition: Path, tmp_path: Path
     lines = inv(tmp_path, "bench.plan", "def.xml", "--lines", "--options=--no-container -n 'my name'")
     assert len(lines.stdout.splitlines()) == 3
     assert lines.stdout.count("--no-container -n 'my name' --results-per-taskset") == 3
+
+
+def test_many_jobs_give_the_table_of_one_run(definition: Path, tmp_path: Path) -> None:
+    """The status column is that of one BenchExec alone; what is missing is named, and the exit code says so."""
+    plan = make_plan(read_definition(definition), "both")
+    for number, job in enumerate(plan.jobs):
+        results_of(job, definition, tmp_path / "results" / f"lab0{number}")
+    done = inv(tmp_path, "bench.report", "def.xml", "--split=both")
+    assert done.returncode == 0, done.stdout + done.stderr
+    whole = make_plan(read_definition(definition), "rundefinition")
+    for job in whole.jobs:
+        results_of(job, definition, tmp_path / "alone")
+    alone = inv(tmp_path, "bench.report", "def.xml", "--results=alone", "--into=single")
+    assert alone.returncode == 0, alone.stdout + alone.stderr
+    table = statuses(tmp_path / "results" / "bench" / "def" / "report.table.csv")
+    assert table == statuses(tmp_path / "single" / "report.table.csv")
+    assert table == [("true", "false")] * 4
+    assert (tmp_path / "single" / "report.table.html").stat().st_size > 1000
+
+    (lost,) = (tmp_path / "results").glob("lab03/*.xml.bz2")
+    lost.write_bytes(lost.read_bytes()[:-20])
+    done = inv(tmp_path, "bench.report", "def.xml", "--split=both", "--json")
+    assert done.returncode == 1
+    assert "1 of 6 results are missing, of the jobs " in done.stderr
+    document = json.loads(done.stdout)
+    (missing,) = [one for one in document["results"] if one["state"] == "missing"]
+    assert missing["detail"].startswith("is cut off: ")
+    assert missing["others"] == [str(lost)]
+
+
+def statuses(table: Path) -> list[tuple[str, ...]]:
+    """The status columns of a report, row by row."""
+    rows = [line.split("\t") for line in table.read_text().splitlines()]
+    (heads,) = (row for row in rows if "status" in row)
+    columns = [number for number, name in enumerate(heads) if name == "status"]
+    return [tuple(row[number] for number in columns) for row in rows[rows.index(heads) + 1 :]]
+
+
+def test_a_report_of_nothing_is_no_report(definition: Path, tmp_path: Path) -> None:
+    done = inv(tmp_path, "bench.report", "def.xml")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "results: no such folder; bring the results with: inv collect" in done.stderr
+    (tmp_path / "results").mkdir()
+    done = inv(tmp_path, "bench.report", "def.xml")
+    assert done.returncode == 1
+    assert "6 of 6 results are missing" in done.stderr
+    assert list((tmp_path / "results").iterdir()) == []
 
 
 @pytest.mark.parametrize(
