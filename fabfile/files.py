@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         "exclude": "patterns of files to leave out, as rsync has them, several with commas: '*.o,/data'",
         "exclude_hosts": "hosts to leave out, written as for --hosts",
         "replace": "move aside what is in the way there and was not deployed",
+        "relay": "auto: much to many hosts goes up once, and from host to host over SSH; chain: always; off: never",
     },
 )
 def deploy(
@@ -44,6 +45,7 @@ def deploy(
     exclude: str = "",
     exclude_hosts: str = "",
     replace: bool = False,
+    relay: str = "auto",
     json: bool = False,
     max_failed: str = "0",
     accept_new_host_keys: bool = False,
@@ -53,6 +55,9 @@ def deploy(
     A deployment that is cut leaves the old version in place. Only what changed is sent; the version before stays on
     the disk for tasks that are running; where everything is current already, nothing is done.
 
+    More than 50 MB to more than 3 hosts is relayed: sent once to the first, which passes it on while it comes.
+    Hosts must be able to log in on each other with keys of their own; those that cannot get theirs from here.
+
     Example:
         inv deploy --hosts n7
         inv deploy ~/experiment/src --dest code --exclude '*.o,data/' --hosts n7
@@ -60,13 +65,15 @@ def deploy(
     from roomful import progress
     from roomful.deploy import Deployment, default_source
     from roomful.deploy import deploy as deploy_to
+    from roomful.relay import check_mode
 
+    mode = check_mode(relay)
     settings, chosen = begin(c, hosts, exclude_hosts, max_failed, accept_new_host_keys=accept_new_host_keys)
     patterns = tuple(pattern for pattern in exclude.split(",") if pattern)
     folder = Path(source).expanduser() if source else default_source(settings)
     with progress.hosts("deploy", len(chosen)) as on_outcome:
-        deployment = Deployment(folder, dest, delete, replace, patterns)
-        outcomes = deploy_to(chosen, settings, deployment, on_outcome)
+        deployment = Deployment(folder, dest, delete, replace, patterns, mode)
+        outcomes = deploy_to(chosen, settings, deployment, on_outcome, lambda note: print(note, file=sys.stderr))
     for outcome in outcomes.ok:
         for note in outcome.value.notes if outcome.value else ():
             print(f"{outcome.host.label}: {note}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from roomful import host_program
 from roomful.hosts import Host
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.settings import Settings
+from roomful.sharing import disks
 
 if TYPE_CHECKING:
     from roomful.ssh import HostConnection
@@ -94,19 +95,3 @@ def clean(
         if on_outcome:
             on_outcome(done)
     return Outcomes(outcomes)
-
-
-def disks(seen: Mapping[int, Sequence[int]]) -> dict[int, int]:
-    """Return for every host the lowest index of those on its disk, from the marks of others that each of them saw."""
-    first = {index: index for index in seen}
-
-    def root(index: int) -> int:
-        while first[index] != index:
-            index = first[index]
-        return index
-
-    for index, others in seen.items():
-        for other in others:
-            low, high = sorted((root(index), root(other))) if other in first else (root(index), root(index))
-            first[high] = low
-    return {index: root(index) for index in seen}

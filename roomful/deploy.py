@@ -21,6 +21,7 @@ from roomful.hosts import Host
 from roomful.manifest import Manifest, scan
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.paths import inside_workdir, key_of
+from roomful.relay import Relayed, spread
 from roomful.rsync import WRITE_FAILED, Rsync, Transferred, push_options
 from roomful.settings import Settings
 from roomful.sharing import Sharing
@@ -54,6 +55,8 @@ class Deployment:
     delete: bool = False
     replace: bool = False
     exclude: tuple[str, ...] = ()
+    #: One of ``relay.MODES``.
+    relay: str = "off"
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,9 @@ def deploy(
     settings: Settings,
     deployment: Deployment,
     on_outcome: Callable[[Outcome[Deployed]], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Outcomes[Deployed]:
-    """Bring a deployment to all hosts.
+    """Bring a deployment to all hosts. ``on_note`` gets a sentence on how the bytes travelled if relayed.
 
     Raises InputError for what cannot be deployed, before any host is touched, and MissingProgram.
     """
@@ -95,7 +99,14 @@ def deploy(
         # The digests are made while the first hosts log in.
         reading = _Reading(found)
         indices = {host: index for index, host in enumerate(hosts)}
-        session = _Session(settings, deployment, dest, rsync, run, reading, [host.label for host in hosts])
+        relayed = Relayed("")
+        if deployment.relay != "off":
+            where = {"workdir": settings.workdir, "dest": dest, "key": key_of(dest)}
+            relayed = spread(hosts, settings, where, reading.manifest(), run.controller, deployment.relay)
+            if relayed.note and on_note:
+                on_note(relayed.note)
+        labels = [host.label for host in hosts]
+        session = _Session(settings, deployment, dest, rsync, run, reading, labels, relayed.token)
         outcomes = fan_out(hosts, lambda c: session.deploy_to(c, indices[c.entry]), settings, on_outcome)
     if reading.error:
         raise reading.error
@@ -192,6 +203,8 @@ class _Session:
     run: _Run
     reading: _Reading
     labels: Sequence[str]
+    #: What the names of the seeds end with that hosts have relayed; empty: none.
+    relayed: str
     sharing: Sharing = field(default_factory=Sharing)
 
     def deploy_to(self, connection: HostConnection, index: int) -> Deployed:
@@ -216,7 +229,8 @@ class _Session:
 
     def _cut(self, answer: dict[str, Any]) -> list[str]:
         """Return which pushes to a host were cut, of all that are there."""
-        return [name for name in answer["stagings"] if self.run.is_cut(name)]
+        found = [name for name in answer["stagings"] if self.run.is_cut(name)]
+        return sorted(found, key=lambda name: bool(self.relayed) and name.endswith(f".{self.relayed}"))
 
     def _explained(self, connection: HostConnection, failure: HostFailure, commit: dict[str, Any]) -> HostFailure:
         """Ask the host what is full where rsync only said that it could not write."""

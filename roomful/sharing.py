@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -52,3 +52,19 @@ class Sharing:
                 self._groups.setdefault(host, group)
         with group.turn:
             yield Turn(group, index)
+
+
+def disks(seen: Mapping[int, Sequence[int]]) -> dict[int, int]:
+    """Return for every host the lowest index of those on its disk, from the marks of others that each of them saw."""
+    first = {index: index for index in seen}
+
+    def root(index: int) -> int:
+        while first[index] != index:
+            index = first[index]
+        return index
+
+    for index, others in seen.items():
+        for other in others:
+            low, high = sorted((root(index), root(other))) if other in first else (root(index), root(index))
+            first[high] = low
+    return {index: root(index) for index in seen}

@@ -13,7 +13,7 @@ import pytest
 from roomful.host_program import answer_of, program
 from roomful.outcome import HostFailure
 
-PROGRAMS = ["releases", "commit", "folders", "outputs", "clean"]
+PROGRAMS = ["releases", "commit", "folders", "outputs", "clean", "relay"]
 #: Every Python on this machine that the hosts may have, as pyenv keeps them.
 PYTHONS = [
     python

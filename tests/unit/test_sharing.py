@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 
-from roomful.sharing import Sharing
+import pytest
+
+from roomful.sharing import Sharing, disks
 
 
 def test_hosts_on_one_disk_take_turns_and_see_who_did_it() -> None:
@@ -35,3 +37,17 @@ def test_hosts_apart_do_not_wait_for_each_other() -> None:
     with sharing.turn(0, []) as first, sharing.turn(1, []) as second:
         first.done()
         assert second.done_by is None
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param({0: [], 1: []}, {0: 0, 1: 1}, id="apart"),
+        pytest.param({0: [], 1: [0]}, {0: 0, 1: 0}, id="one saw the other"),
+        pytest.param({2: [5], 5: [9], 9: [], 4: []}, {2: 2, 5: 2, 9: 2, 4: 4}, id="in a row"),
+        pytest.param({3: [1], 1: [0], 0: [3]}, {0: 0, 1: 0, 3: 0}, id="in a ring"),
+        pytest.param({1: [0]}, {1: 1}, id="the other did not answer"),
+    ],
+)
+def test_hosts_on_one_disk_have_one_number(seen: dict[int, list[int]], expected: dict[int, int]) -> None:
+    assert disks(seen) == expected
