@@ -175,8 +175,12 @@ def test_a_full_disk_under_the_spool_cuts_the_output_and_nothing_else(room: Room
 def test_two_gigabytes_of_output_pass_through_little_memory(room: Room) -> None:
     room.start("one")
     size = 2048 * MIB
-    (record,) = room.run(f"head -c {size} /dev/zero")
-    output = room.queue.output(record.id)
+    (task_id,) = room.submit(f"head -c {size} /dev/zero")
+    # A disk that others write too may need this long.
+    assert room.queue.wait([task_id], timeout=90), f"{room.queue.counts()}; {room.log()}"
+    record = room.queue.task(task_id)
+    assert record
+    output = room.queue.output(task_id)
     path = Path(output.path)
     try:
         assert (record.state, output.size, path.stat().st_size) == ("done", size, size)

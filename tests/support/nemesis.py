@@ -119,7 +119,7 @@ class Cluster:
             send(pid, signal.SIGSTOP)
         for pid in ours:
             send(pid, signal.SIGKILL)
-        wait_until(lambda: not self._sweep(host), 5, f"processes of {host} are still there")
+        wait_until(lambda: not self._sweep(host), 20, f"processes of {host} are still there")
 
     def _sweep(self, host: str) -> list[int]:
         left = self.tasks(host)
