@@ -12,7 +12,7 @@ import itertools
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
@@ -22,7 +22,7 @@ from roomful.remote_process import Launch, Listener, RemoteProcess
 from roomful.remote_stream import RemoteStream
 from roomful.ssh import HostConnection
 
-MODULES = ("frames", "tree", "job", "launcher")
+MODULES = ("frames", "tree", "load", "job", "launcher")
 #: How long the launcher may take to end every process and itself, in seconds.
 CLOSING_SECONDS = 6.0
 
@@ -72,6 +72,8 @@ class HostCommands:
         self._heard = time.monotonic()
         #: What machine it is: pid, hostname, kernel, machine, cpu, cpus, python.
         self.about: Mapping[str, Any] = {}
+        #: Called with what the host answers to `ask_load`.
+        self.on_load: Callable[[Mapping[str, Any]], None] = lambda _: None
         try:
             # Where nobody reads it there is no python3: what ended instead says so by its exit code.
             with contextlib.suppress(HostFailure):
@@ -86,6 +88,11 @@ class HostCommands:
     def alive(self) -> bool:
         """Whether commands can be started."""
         return self._lost is None
+
+    @property
+    def failure(self) -> HostFailure | None:
+        """Why it was lost; None while it is alive."""
+        return self._lost
 
     def start(self, launch: Launch, listener: Listener) -> RemoteProcess:
         """Start a command; the listener is told what becomes of it."""
@@ -109,6 +116,11 @@ class HostCommands:
         """Tell the launcher that the controller lives; never waits."""
         with contextlib.suppress(HostFailure):
             self._stream.try_send(frames.pack(frames.PING))
+
+    def ask_load(self) -> None:
+        """Ask how busy the host is; never waits. The answer goes to ``on_load``."""
+        with contextlib.suppress(HostFailure):
+            self._stream.try_send(frames.pack(frames.LOAD))
 
     @property
     def silent_seconds(self) -> float:
@@ -159,6 +171,9 @@ class HostCommands:
         for kind, number, payload in self._unpacker.feed(data):
             if kind == frames.HELLO:
                 self.about = _document(payload)
+                continue
+            if kind == frames.LOADED:
+                self.on_load(_document(payload))
                 continue
             process = self._processes.get(number)
             if process is None:

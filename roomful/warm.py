@@ -94,7 +94,7 @@ class WarmHosts:
             fan_out(hosts, work, settings, lambda outcome: settle(_never_connected(outcome)))
 
         thread = threading.Thread(target=group, daemon=True, name="warm hosts")
-        self._groups.append(thread)
+        self._groups = [*(group for group in self._groups if group.is_alive()), thread]
         thread.start()
         if self._pinging is None:
             self._pinging = threading.Thread(target=self._ping, daemon=True, name="ping")

@@ -12,6 +12,7 @@ SIGNAL        1 byte: the signal's number, sent to the command's process group
 KILL          nothing: end the command's whole process tree, ``setsid`` and double forks included
 CREDIT        1 byte (1 stdout, 2 stderr) and 4 bytes: so many more bytes of that stream may be sent
 PING          nothing; the answer is PONG
+LOAD          nothing; the answer is LOADED
 ============  ===========================================================================================
 
 ============  ===========================================================================================
@@ -27,6 +28,7 @@ CREDIT        4 bytes: so many more bytes of stdin may be sent
 DEAF          nothing: the command's stdin takes no more, what is still sent is dropped
 GONE          nothing: the last process of the command's tree has ended; its number means nothing any more
 PONG          nothing
+LOADED        JSON object: load, running, cpus, memory, memory_free, see `load.load`; error where it cannot tell
 ============  ===========================================================================================
 
 Flow control: every stream of every command has its own allowance, so one that nobody reads stops nobody else.
@@ -39,8 +41,8 @@ from __future__ import annotations
 import struct
 from typing import Iterator, Tuple
 
-START, INPUT, SIGNAL, KILL, CREDIT, PING = range(1, 7)
-HELLO, STARTED, FAILED, OUTPUT, ERRORS, EXITED, DEAF, GONE, PONG = range(16, 25)
+START, INPUT, SIGNAL, KILL, CREDIT, PING, LOAD = range(1, 8)
+HELLO, STARTED, FAILED, OUTPUT, ERRORS, EXITED, DEAF, GONE, PONG, LOADED = range(16, 26)
 
 HEADER = struct.Struct(">BII")
 STATUS = struct.Struct(">i")

@@ -18,6 +18,7 @@ from typing import Callable
 
 from . import frames, tree
 from .job import Host, Job
+from .load import load
 
 #: Seconds without a frame after which the connection is taken for lost. Everything is gone within 5 s of a cut.
 SILENCE = 4.0
@@ -146,6 +147,8 @@ class Launcher:
         for kind, number, payload in self.unpacker.feed(data):
             if kind == frames.PING:
                 self.send(frames.PONG, 0)
+            elif kind == frames.LOAD:
+                self.send(frames.LOADED, 0, json.dumps(measured()).encode())
             elif kind == frames.START:
                 self.start(number, payload)
             elif number in self.commands:
@@ -310,6 +313,14 @@ class Launcher:
         command.feed = -1
         command.waiting.clear()
         self.send(frames.DEAF, command.number)
+
+
+def measured() -> dict[str, object]:
+    """Say how busy this host is, or why that cannot be told."""
+    try:
+        return load()
+    except (OSError, ValueError, IndexError) as error:
+        return {"error": str(error)}
 
 
 def become_supervisor(keep: tuple[int, ...]) -> None:

@@ -82,7 +82,8 @@ def test_the_wheel_holds_every_module_and_resource(checkout: Path, names: set[st
 
 
 def test_the_wheel_holds_nothing_else(names: set[str]) -> None:
-    assert {name.split("/")[0] for name in names} == {"roomful", "roomful-0.1.0.dist-info"}
+    assert {name.split("/")[0] for name in names} == {"roomful", "roomful-0.1.0.dist-info", "roomful-0.1.0.data"}
+    assert [name for name in names if ".data/" in name] == ["roomful-0.1.0.data/scripts/dsh"]
     assert [name for name in names if name.endswith((".pyc", "/dev.py"))] == []
 
 

@@ -1,0 +1,261 @@
+"""One dispatched command: from the choice of a host to the exit code, with its streams and signals."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import threading
+from dataclasses import dataclass
+
+from roomful import dsh
+from roomful.errors import InputError
+from roomful.outcome import HostFailure
+from roomful.remote_process import STDERR, STDOUT, Launch, RemoteProcess
+
+from . import folders, sync
+from .choice import Limits
+from .pool import NoHost, Place, Pool
+from .streams import Input, Output, Stream
+from .wire import Client, Request, WireError
+
+#: A command may catch SIGTSTP; one that does not stop by it (the kernel ignores it in a session without a terminal)
+#: is stopped after so many seconds.
+STOP_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a dsh asks for, checked."""
+
+    argv: tuple[str, ...]
+    #: The folder here, and the same folder there.
+    here: str
+    cwd: str
+    env: dict[str, str | None]
+    limits: Limits
+    retries: int
+    or_local: bool
+    sync: bool
+    verbose: bool
+    stdin: bool
+
+    @classmethod
+    def of(cls, request: Request) -> Order:
+        """Read a request. Raises WireError, InputError."""
+        options = request.options
+        here = options.get("cwd", "")
+        for_rsync = request.flag("rsh")
+        if not here.startswith("/") or not request.argv or (for_rsync and len(request.argv) < 2):
+            raise WireError("not a request to run something")
+        cwd = "" if for_rsync else folders.mapped(here, options.get("chdir", ""))
+        return cls(
+            # rsync names the host before the command, as for ssh.
+            argv=request.argv[1:] if for_rsync else request.argv,
+            here=here,
+            cwd=cwd,
+            env={**({"PWD": cwd} if cwd.startswith("/") else {}), **request.env},
+            limits=Limits(max_load=request.number("max-load", float("inf")), on=options.get("on", "")),
+            retries=int(request.number("retry", 0)),
+            or_local=request.flag("or-local"),
+            sync=request.flag("sync"),
+            verbose=request.flag("verbose"),
+            stdin=options.get("stdin") != "no",
+        )
+
+
+@dataclass(frozen=True)
+class House:
+    """What all jobs of a dispatcher have in common: its hosts, network filesystems here, and its socket."""
+
+    pool: Pool
+    network: tuple[str, ...]
+    socket: str
+
+
+class Job:
+    """Runs one order for one client; `run` is its thread."""
+
+    process: RemoteProcess
+
+    def __init__(self, client: Client, order: Order, house: House, fds: list[int]) -> None:
+        """Take over the three descriptors."""
+        self._client = client
+        self._order = order
+        self._house = house
+        self._pool = house.pool
+        flags = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)
+        stdin, stdout, stderr = (Stream(fd, flag) for fd, flag in zip(fds, flags, strict=True))
+        self._input: Input | None = None
+        if order.stdin and not stdin.is_null:
+            self._input = Input(stdin, keep=order.retries > 0)
+        else:
+            stdin.close()
+        self._outputs = {STDOUT: Output(stdout), STDERR: Output(stderr)}
+        for output in self._outputs.values():
+            output.on_break = self._nobody_reads
+        self._tried: set[str] = set()
+        self._place: Place | None = None
+        self._over = False
+        self._abandoned = threading.Event()
+
+    def run(self) -> None:
+        """Start the command, and hand on signals until the end. A client that has gone takes the command with it."""
+        self._attempt()
+        while True:
+            numbers = self._client.signals()
+            if not numbers:
+                break
+            for number in numbers:
+                self._signal(number)
+        if not self._over:
+            self._abandoned.set()
+            for output in self._outputs.values():
+                output.abort()
+            if self._place is not None:
+                self.process.kill()
+
+    def _attempt(self) -> None:
+        """Choose a host and start the command there; ends the job where that cannot be."""
+        order = self._order
+        limits = Limits(order.limits.max_load, frozenset(self._tried), order.limits.on)
+        try:
+            place = self._pool.take(limits)
+        except NoHost as error:
+            if order.or_local and not self._tried:
+                self._end(None)
+            else:
+                self._refuse(f"no host for {order.argv[0]}: {error}")
+            return
+        label = place.host.label
+        if order.verbose:
+            self._client.say(dsh.NOTE, f"{order.argv[0]} runs on {label}")
+        if order.sync:
+            try:
+                sync.push(self._sync_plan(label), self._client)
+            except sync.SyncFailure as error:
+                self._pool.leave(place)
+                self._refuse(f"{label}: cannot bring {order.here} there: {error}")
+                return
+        visit = [] if not order.cwd else folders.folders_of(order.cwd, order.argv)
+        launch = Launch(order.argv, order.cwd, order.env, stdin=self._input is not None, visit=visit)
+        self._place = place
+        place.commands.start(launch, self)
+        if self._input:
+            self._input.feed(self.process)
+        if self._abandoned.is_set():
+            self.process.kill()
+
+    def _sync_plan(self, label: str) -> sync.Plan:
+        return sync.Plan(label, self._order.here, self._order.cwd, self._house.socket)
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(AttributeError):  # while its host is being chosen there is no process
+            self.process.signal(number)
+            if number == signal.SIGTSTP:
+                threading.Timer(STOP_SECONDS, self.process.signal, (signal.SIGSTOP,)).start()
+
+    def _nobody_reads(self, error: OSError) -> None:
+        """Treat the command as a local one whose output goes nowhere."""
+        if error.errno == errno.EPIPE:
+            self._signal(signal.SIGPIPE)
+        else:
+            self._client.say(dsh.ERROR, f"cannot write the command's output: {error.strerror}")
+            self.process.kill()
+
+    # --- what the connection's reader says ---
+
+    def started(self, pid: int) -> None:
+        """Nothing is to be done."""
+
+    def received(self, stream: int, data: bytes) -> None:
+        """Pass on what the command wrote."""
+        if data:
+            process = self.process
+            self._outputs[stream].write(data, lambda count: process.grant(stream, count))
+
+    def ended(self, status: int | None, failure: HostFailure | None) -> None:
+        """Pass on its end, or try elsewhere; not in the reader's thread where that takes time."""
+        place = self._place
+        assert place is not None
+        self._pool.leave(place)
+        if self._abandoned.is_set():
+            self._end(0)
+        elif failure is not None:
+            threading.Thread(target=self._failed, args=(place, failure), daemon=True, name="failed").start()
+        elif self._order.sync or folders.is_on(self._order.here, self._house.network):
+            threading.Thread(target=self._bring_back, args=(place, status), daemon=True, name="bring back").start()
+        else:
+            self._end(_code(status))
+
+    def _bring_back(self, place: Place, status: int | None) -> None:
+        order = self._order
+        if order.sync:
+            try:
+                sync.pull(self._sync_plan(place.host.label), self._client)
+            except sync.SyncFailure as error:
+                self._refuse(f"{place.host.label}: cannot bring the results from there: {error}")
+                return
+        else:
+            folders.look_again(folders.folders_of(order.here, order.argv), order.argv)
+        self._end(_code(status))
+
+    def _failed(self, place: Place, failure: HostFailure) -> None:
+        order, label = self._order, place.host.label
+        detail = failure.detail or failure.reason
+        if failure.reason == "error":
+            # It never started: its folder is missing, or its program.
+            if order.cwd and detail.startswith(f"{order.cwd}: "):
+                fix = "--chdir FROM=TO says what it is called there, --sync brings it there"
+                self._refuse(f"{label}: the folder {detail}; {fix}")
+            else:
+                code = 126 if detail.endswith("Permission denied") else 127
+                self._refuse(f"{label}: {detail}", code if detail.startswith(f"{order.argv[0]}: ") else None)
+            return
+        self._tried.add(label)
+        what = f"{label} was lost while {order.argv[0]} ran: {detail}"
+        if len(self._tried) > order.retries:
+            self._refuse(what if order.retries else f"{what}; --retry N runs it again elsewhere")
+        elif self._input and not self._input.repeatable:
+            self._refuse(f"{what}; it cannot be run again: too much of its input has been read")
+        else:
+            self._client.say(dsh.NOTE, f"{what}; trying again elsewhere")
+            self._place = None
+            self._attempt()
+
+    # --- the end ---
+
+    def _refuse(self, text: str, code: int | None = None) -> None:
+        self._client.say(dsh.ERROR, text)
+        self._end(dsh.OWN_FAILURE if code is None else code)
+
+    def _end(self, code: int | None) -> None:
+        """Close the streams, then tell the client its exit code (None: run it yourself)."""
+        if self._input:
+            self._input.stop()
+
+        def tell() -> None:
+            self._over = True
+            if code is None:
+                self._client.say(dsh.LOCAL)
+                self._client.hang_up()
+            else:
+                self._client.finish(code)
+
+        # A reader of our client's output must see its end when the client ends.
+        self._outputs[STDOUT].finish(lambda: self._outputs[STDERR].finish(tell))
+
+
+def _code(status: int | None) -> int:
+    """Return an exit code as a shell gives it."""
+    status = status or 0
+    return status & 0xFF if status >= 0 else 128 - status
+
+
+def checked(request: Request) -> Order:
+    """Return the order in a request; raises WireError with a sentence for whatever is wrong with it."""
+    try:
+        return Order.of(request)
+    except InputError as error:
+        raise WireError(str(error)) from error

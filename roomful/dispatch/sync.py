@@ -1,0 +1,90 @@
+"""``--sync``: a folder brought to the host before a command and back after it, by rsync through the dispatcher.
+
+rsync's remote shell is a dsh that is told its host, so files travel over the connection that is warm already. Both
+ways files replace each other only when they are complete. Back comes what is newer there, or missing here; what the
+command removed there stays here.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+
+from roomful import dsh
+
+from .wire import Client
+
+#: Where rsync puts files until they are complete; not brought along by another command's rsync at the same time.
+PARTIAL = ".roomful-incoming"
+#: rsync wants a host's name before the command; ``--rsh`` drops it, ``--on`` says which it is.
+HOST = "roomful"
+#: A client is looked for so often while rsync runs, in seconds.
+LOOK_SECONDS = 0.02
+
+
+class SyncFailure(Exception):
+    """Say why files could not be brought."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A folder here and there, the host's label, and the socket of the dispatcher that leads to it."""
+
+    label: str
+    here: str
+    there: str
+    socket: str
+
+    @property
+    def remote_shell(self) -> list[str]:
+        """The command that stands for ssh."""
+        client = [sys.executable, "-I", "-S", str(dsh.__file__)]
+        return [*client, "--socket", self.socket, "--on", self.label, "--rsh"]
+
+    @property
+    def target(self) -> str:
+        """The folder there as a program sees it that starts in the home and knows no ``~``."""
+        return (self.there.removeprefix("~").lstrip("/") or ".") if self.there.startswith("~") else self.there
+
+
+def rsync_argv(plan: Plan, back: bool) -> list[str]:
+    """Return rsync's command line."""
+    options = ["-a", "-s", "--delay-updates", f"--partial-dir={PARTIAL}", f"--exclude={PARTIAL}", "--exclude=.~tmp~"]
+    # By itself rsync takes files that changed within one second for the same.
+    options += ["--modify-window=-1", "--rsh", shlex.join(plan.remote_shell)]
+    there, here = f"{HOST}:{plan.target.rstrip('/')}/", f"{plan.here.rstrip('/')}/"
+    return ["rsync", *options, "--update", there, here] if back else ["rsync", *options, here, there]
+
+
+def push(plan: Plan, client: Client) -> None:
+    """Bring the folder there. Raises SyncFailure."""
+    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", plan.target], client)
+    _run(rsync_argv(plan, back=False), client)
+
+
+def pull(plan: Plan, client: Client) -> None:
+    """Bring back what is newer there. Raises SyncFailure."""
+    _run(rsync_argv(plan, back=True), client)
+
+
+def _run(argv: list[str], client: Client) -> None:
+    if shutil.which("rsync") is None:
+        raise SyncFailure("rsync is not installed; install it with: apt-get install rsync")
+    with tempfile.TemporaryFile("w+", errors="replace") as errors:
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            if client.gone:
+                process.terminate()
+                process.wait()
+                raise SyncFailure("interrupted")
+            time.sleep(LOOK_SECONDS)
+        errors.seek(0)
+        lines = [line.strip() for line in errors.read().splitlines() if line.strip()]
+    # 24: files disappeared while rsync read them, as those of other commands do.
+    if process.returncode not in (0, 24):
+        raise SyncFailure(lines[0] if lines else f"rsync: exit {process.returncode}")
