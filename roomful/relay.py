@@ -24,7 +24,7 @@ from roomful.children import dying_with_us
 from roomful.errors import InputError
 from roomful.hosts import Host
 from roomful.manifest import Manifest
-from roomful.openssh import ssh_argv
+from roomful.openssh import KEX_ALGORITHMS, ssh_argv
 from roomful.outcome import HostFailure
 from roomful.settings import Settings
 from roomful.sharing import disks
@@ -39,6 +39,8 @@ AUTO_HOSTS = 3
 AUTO_BYTES = 50_000_000
 #: How often a payload is sent on from a host that has it to those that a broken link has cut off.
 MOST_ROUNDS = 4
+#: Those that processors help with first: every host encrypts the payload once and decrypts it once.
+CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-ctr"
 #: A chain whose first host has taken nothing, or not answered, for this long is given up.
 SILENCE_SECONDS = 150.0
 
@@ -181,6 +183,8 @@ def _hop_argv(user: str, address: str, port: int) -> list[str]:
         "ForwardX11": "no",
         "ControlPath": "none",
         "LogLevel": "ERROR",
+        "KexAlgorithms": KEX_ALGORITHMS,
+        "Ciphers": CIPHERS,
     }
     options = [word for key, value in words.items() for word in ("-o", f"{key}={value}")]
     return ["ssh", *options, "-p", str(port), "-l", user, "--", address, shlex.join(_loader())]
