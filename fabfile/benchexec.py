@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         "definition": "BenchExec's benchmark definition, an XML file",
         "split": "a job for each taskset, for each rundefinition, or for both: each pair of them",
         "lines": "print the jobs as a task file, for: inv submit -",
-        "options": "BenchExec's own options, for the lines: '--no-container --outputpath out/'",
+        "options": "BenchExec's own options, for the lines: '--no-container --name nightly'",
     },
 )
 def plan(

@@ -95,7 +95,9 @@ def document(plan: Plan) -> dict[str, Any]:
 
 def task_line(job: Job, definition: str, options: Iterable[str] = ()) -> str:
     """Return a job as a JSON line of a task file."""
-    return json.dumps({"command": shlex.join(job.arguments(definition, options)), "name": job.id, "tags": ["bench"]})
+    # BenchExec names its files by the second, and gives up where another job has begun in the same one.
+    argv = job.arguments(definition, [f"--outputpath=results/{job.id}/", *options])
+    return json.dumps({"command": shlex.join(argv), "name": job.id, "tags": ["bench"]})
 
 
 def _job(job_id: str, pairs: list[tuple[str, str, int]]) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomful.benchexec import make_plan, read_definition
-from roomful.benchexec.plan import Job
+from roomful.benchexec.plan import Job, task_line
 from roomful.errors import InputError
 
 TWO_BY_THREE = """<?xml version="1.0"?>
@@ -101,6 +102,13 @@ def test_a_run_definition_without_a_name_is_not_selected(folder: Path) -> None:
 
 def test_benchexec_takes_a_word_with_an_at_for_a_file_of_arguments() -> None:
     assert Job("a", ("",), ("a",), 1, ("a",)).arguments("@def.xml")[-1] == "./@def.xml"
+
+
+def test_each_task_has_an_output_folder_of_its_own(folder: Path) -> None:
+    """Two jobs that begin in the same second would use the same names."""
+    plan = make_plan(read_definition(write(folder, TWO_BY_THREE)))
+    commands = [json.loads(task_line(job, "def.xml"))["command"] for job in plan.jobs]
+    assert [line.split()[1] for line in commands] == [f"--outputpath=results/{name}/" for name in ("a", "b", "own")]
 
 
 @given(st.text(min_size=1, max_size=8, alphabet="ab*?[]!-^ \\"), st.text(max_size=8, alphabet="ab*?[]!-^ \\"))
