@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @step(
     help={
         "slots": "most tasks at a time on each host; default: as many as it has CPUs",
+        "nice": "niceness of tasks on these hosts, 0 to 19; default: 10",
+        "max_load": "no task starts on these hosts while others load them by more than this",
+        "while_idle": "on: these hosts' tasks stand still while someone else is at the console; off: they run",
         "restart": "restart agents that run already, as after an upgrade; their tasks go back to the queue",
     }
 )
@@ -26,6 +29,9 @@ def start_clients(
     hosts: str = "",
     exclude: str = "",
     slots: int = 0,
+    nice: str = "",
+    max_load: str = "",
+    while_idle: str = "",
     restart: bool = False,
     json: bool = False,
     max_failed: str = "0",
@@ -34,20 +40,25 @@ def start_clients(
     """Cluster: start an agent on every host, which takes tasks from the queue and runs them.
 
     Needs the server (inv start-server). Waits until each agent has registered. A host where one runs is left alone.
+    What --nice, --max-load and --while-idle say stays with these hosts; inv clients-config changes it, also later.
 
     Example:
         inv start-clients --hosts n7
         inv start-clients --hosts node[01-20] --slots 4
         inv start-clients --hosts n7 --restart
+        inv start-clients --hosts offices --while-idle on --max-load 1
     """
     from roomful import clients, progress
+    from roomful.clients_config import parse_changes
     from roomful.errors import InputError
 
+    given = {"nice": nice, "max_load": max_load, "while_idle": while_idle}
+    live = parse_changes(f"{name}={value}" for name, value in given.items() if value)
     if slots < 0:
         raise InputError(f"bad number of slots {slots}", where="--slots", fix="write a number above 0")
     settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
     with progress.bar("start-clients", len(chosen), "hosts") as report:
-        outcomes = clients.start_clients(chosen, settings, slots=slots, restart=restart, report=report)
+        outcomes = clients.start_clients(chosen, settings, slots=slots, live=live, restart=restart, report=report)
     for outcome in outcomes.not_ok:
         if outcome.value and outcome.value.log:
             print(f"--- {outcome.host.label}: the end of its agent's log", file=sys.stderr)

@@ -68,12 +68,14 @@ def start_clients(
     settings: Settings,
     *,
     slots: int = 0,
+    live: Mapping[str, Any] | None = None,
     restart: bool = False,
     report: Report | None = None,
 ) -> Outcomes[Agent]:
     """Start an agent on every host where none runs, and wait until the queue knows it.
 
-    ``slots`` is the most tasks at a time on a host; 0: as many as it has CPUs. A host whose agent does not register
+    ``slots`` is the most tasks at a time on a host; 0: as many as it has CPUs. ``live`` are settings that these hosts
+    alone follow from now on, as by ``Queue.configure``. A host whose agent does not register
     within REGISTER_SECONDS fails with the reason ``not-registered`` and the end of its log.
     Raises ServerError when the server does not run.
     """
@@ -85,6 +87,8 @@ def start_clients(
         bundle = project_bundle(server.state)
         records: dict[str, dict[str, Any]] = {}
         tell = _Counter(len(hosts), report)
+        for host in hosts if live else ():
+            queue.configure(live or {}, host=host.label)
 
         def work(connection: HostConnection) -> Agent:
             host = connection.entry
@@ -99,6 +103,8 @@ def start_clients(
                 "username": "agent",
                 "password": access.passwords["agent"],
                 "slots": slots,
+                "heartbeat_seconds": settings.heartbeat_seconds,
+                "cut_off_grace_seconds": settings.cut_off_grace_seconds,
             }
             reply = _ask(connection, landing, {"verb": "start", "config": config, "restart": restart})
             records[host.label] = link_record(connection, settings, landing, access)

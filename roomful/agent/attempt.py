@@ -10,10 +10,10 @@ import shlex
 import signal
 import sys
 import time
-from typing import Any, Mapping, NamedTuple
+from typing import Any, Mapping, NamedTuple, Sequence
 
 from roomful.agent.capture import Capture
-from roomful.agent.processes import descendants, send, send_group
+from roomful.agent.processes import descendants, freeze, memory_of, send, send_group, thaw
 from roomful.agent.report import Report
 from roomful.agent.task import TaskClass, TaskSpec
 
@@ -75,9 +75,9 @@ class Attempt:
     """A running attempt. ``fate`` says why we end it, where we do."""
 
     def __init__(
-        self, claimed: Claimed, slot: int, environment: Mapping[bytes, bytes], workdir: str, spool: str
+        self, claimed: Claimed, slot: int, environment: Mapping[bytes, bytes], workdir: str, base: str
     ) -> None:
-        """Start it; raises OSError or ValueError if it cannot be started."""
+        """Start it; raises OSError or ValueError if it cannot be started. ``base`` names files for large outputs."""
         self.task_id = claimed.task_id
         self.number = claimed.attempt
         self.spec = claimed.spec
@@ -87,19 +87,22 @@ class Attempt:
         self.fate = ""
         self.detail = ""
         self.memory_mib = 0
+        #: Since when it stands still, while somebody is at the console.
+        self.suspended: float | None = None
+        self._freeze_again = 0.0
         #: When SIGTERM becomes SIGKILL.
         self.kill_at: float | None = None
         self.status: int | None = None
         self.usage: Any = None
         self.ended = 0.0
         argv = command_line(self.spec)
+        self.host = os.fsdecode(environment.get(b"ROOMFUL_HOST", b""))
         variables = dict(environment)
         for name, value in self.spec.env.items():
             variables[_bytes(name)] = _bytes(value)
         variables[b"ROOMFUL_TASK_ID"] = b"%d" % self.task_id
         variables[b"ROOMFUL_ATTEMPT"] = b"%d" % self.number
         variables[b"ROOMFUL_SLOT"] = b"%d" % slot
-        base = os.path.join(spool, f"{self.task_id}.{self.number}")
         # Only this thread starts processes, so the folder can be ours for a moment.
         os.chdir(os.path.join(workdir, self.spec.cwd) if self.spec.cwd else workdir)
         opened: list[int] = []
@@ -143,6 +146,33 @@ class Attempt:
         send_group(self.pid, signal.SIGTERM)
         send_group(self.pid, signal.SIGCONT)
 
+    def end_at_once(self, fate: str, detail: str, memory_mib: int) -> None:
+        """Kill it now: memory runs out."""
+        self.fate, self.detail, self.memory_mib = fate, detail, memory_mib
+        self.kill_at = 0.0
+        self.kill()
+
+    def suspend(self, now: float, orphans: Sequence[int] = ()) -> None:
+        """Let all of it stand still; repeated, it stops what has been started or woken up since."""
+        if self.suspended is None:
+            self.suspended = now
+        elif now < self._freeze_again:
+            return
+        self._freeze_again = now + 1.0
+        freeze([self.pid, *orphans])
+
+    def resume(self, now: float, orphans: Sequence[int] = ()) -> None:
+        """Let it go on; the time between does not count for its time limit."""
+        if self.suspended is not None:
+            if self.deadline is not None:
+                self.deadline += now - self.suspended
+            self.suspended = None
+            thaw([self.pid, *orphans])
+
+    def tree_memory(self, orphans: Sequence[int] = ()) -> int:
+        """Return the memory of all its processes, in bytes; ``orphans`` are those that hang on us."""
+        return memory_of(descendants([self.pid, *orphans]))
+
     def kill(self) -> None:
         """Kill its group and everything below it; its pid must not have been collected yet."""
         for pid in descendants([self.pid]):
@@ -152,6 +182,13 @@ class Attempt:
     def collected(self, status: int, usage: Any) -> None:
         """Note how its first process ended."""
         self.status, self.usage, self.ended = status, usage, time.monotonic()
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether it ended by SIGKILL, or its shell says so of what it ran."""
+        assert self.status is not None
+        killed = os.WIFSIGNALED(self.status) and os.WTERMSIG(self.status) == signal.SIGKILL
+        return killed or (os.WIFEXITED(self.status) and os.WEXITSTATUS(self.status) == 128 + signal.SIGKILL)
 
     def report(self) -> Report:
         """Close its streams and tell how it ended."""
@@ -165,8 +202,10 @@ class Attempt:
             detail["exit"] = os.WEXITSTATUS(self.status)
             if detail["exit"]:
                 detail["reason"] = f"exit {detail['exit']}"
-        if self.fate in ("timeout", "memory"):
+        if self.fate == "timeout":
             detail["reason"], detail["detail"] = self.fate, self.detail
+        elif self.fate == "memory":
+            detail["reason"], detail["detail"] = f"needs more memory than {self.host} has", self.detail
         if "reason" in detail:
             state = "failed"
         detail["memory"] = self.usage.ru_maxrss * 1024

@@ -12,6 +12,7 @@ import fnmatch
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -20,13 +21,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
 from roomful.agent import control
-from roomful.agent.private import Lock, Refusal, read_json, write_json
+from roomful.agent.private import Lock, Refusal, read_json, write_atomically, write_json
 from roomful.agent.processes import send
 
 #: Seconds that the keeper's side has to take its link down before we do.
 LINK_SECONDS = 3.0
 #: A file of ours that says what was started; the agent does not need it.
 STARTED = "started.json"
+#: A shell program of ours that starts the agent again; the keeper has it run when the agent is dead.
+REVIVE = "revive"
 #: What an agent and its links leave in the folder. The spool is apart: it holds outputs that nobody has fetched yet.
 OWN_PATTERNS = (
     "agent.json",
@@ -36,6 +39,7 @@ OWN_PATTERNS = (
     "lock",
     "status.json",
     "valkey.sock",
+    REVIVE,
     "link-*.sock",
     ".link-*.sock",
     ".*.json.*",
@@ -70,6 +74,8 @@ def start(request: Mapping[str, Any]) -> Reply:
         control.stop(home, 20.0)
         restarted = True
     write_json(home / STARTED, wanted)
+    again = [sys.executable, "-I", "-S", os.path.abspath(sys.argv[0]), "agent", "--config", str(home / "agent.json")]
+    write_atomically(home / REVIVE, f"exec {shlex.join(again)}\n".encode())
     for old in home.glob("roomful-*.pyz"):
         if old.name != zipapp:
             old.unlink()
@@ -82,6 +88,8 @@ def start(request: Mapping[str, Any]) -> Reply:
 
 def stop(request: Mapping[str, Any]) -> Reply:
     """Stop the agent and its tasks: takes ``directory`` and ``seconds`` (0: at once, by force)."""
+    with contextlib.suppress(FileNotFoundError):
+        (Path(request["directory"]) / REVIVE).unlink()
     return control.stop(Path(request["directory"]), float(request["seconds"]))
 
 

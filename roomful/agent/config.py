@@ -30,6 +30,9 @@ class AgentConfig:
     #: CPUs and memory to give to tasks; 0: what the host (or its cgroup) has.
     cpus: float = 0.0
     memory_bytes: int = 0
+    #: What the live settings of these names are where the queue has none; 0: what ``tuning`` says.
+    heartbeat_seconds: float = 0.0
+    cut_off_grace_seconds: float = 0.0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> AgentConfig:
@@ -38,7 +41,8 @@ class AgentConfig:
         for name, value in values.items():
             if name not in known:
                 raise ValueError(f"agent configuration: unknown name {name!r}")
-            wanted = {"slots": (int,), "memory_bytes": (int,), "cpus": (int, float)}.get(name, (str,))
+            whole, number = isinstance(known[name].default, int), isinstance(known[name].default, float)
+            wanted: tuple[type, ...] = (int,) if whole else (int, float) if number else (str,)
             right = isinstance(value, wanted) and not isinstance(value, bool)
             if not right or (isinstance(value, (int, float)) and value < 0):
                 raise ValueError(f"agent configuration: bad value of {name!r}")

@@ -122,6 +122,13 @@ def _stat(path: Path, name: str) -> int:
     return 0
 
 
+def kernel_kills(cgroup: Cgroup, vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Return how many processes the kernel has killed because memory ran out, on the host and in our cgroups."""
+    names = {1: "memory.oom_control", 2: "memory.events"}
+    files = [folder / names[version] for folder, version in cgroup.memory]
+    return sum(_stat(path, "oom_kill") for path in [vmstat, *files])
+
+
 def load() -> float:
     """Return the one-minute load average."""
     try:

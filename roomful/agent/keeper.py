@@ -187,13 +187,15 @@ class Keeper:
         try:
             lost = leases.expire(
                 self.scripts,
-                float(self.settings.get("lease_seconds", leases.LEASE_SECONDS)),
-                float(self.settings.get("agent_silence_seconds", leases.SILENCE_SECONDS)),
-                float(self.settings.get("heartbeat_seconds", leases.HEARTBEAT_SECONDS)),
+                *leases.times_of(self.settings),
                 [label for label, link in self.links.items() if link.alive(now)],
             )
             for agent in lost:
                 self.log.warning("%s is lost, %d tasks given back", agent.agent, agent.tasks)
+                link = self.links.get(agent.agent.rpartition("#")[0])
+                if link is not None and link.alive(now):
+                    # The new one also ends what is left of its tasks.
+                    link.revive()
             self._complained = ""
         except (redis.RedisError, OSError) as error:
             # Valkey may be restarting; said once, not each second.

@@ -28,7 +28,8 @@ END_SECONDS = 0.1
 
 #: Runs on the client, in the account's own login shell's ``sh``: whatever that shell is, these characters mean the
 #: same in single quotes (no quote, backslash, newline or exclamation mark). sshd has bound the new socket already;
-#: the name that agents use changes to it in one step. Then every line that comes is sent back, until the input ends.
+#: the name that agents use changes to it in one step. Then every line that comes is sent back, until the input ends;
+#: but ``revive`` starts the agent there again, as the program says that it left for this when it was started.
 REMOTE_SCRIPT = (
     "umask 077; d=$1; u=$2; p=$d; "
     'while :; do if [ -L "$p" ]; then o=; elif [ -O "$p" ]; then o=1; else o=; fi; '
@@ -37,7 +38,9 @@ REMOTE_SCRIPT = (
     "case ${p##*/} in roomful-*) break;; esac; p=${p%/*}; done; "
     'ln -s "$u" "$d/.$u" && mv -f "$d/.$u" "$d/valkey.sock" || exit 94; '
     'for s in "$d"/link-*.sock; do case $s in "$d/$u") ;; *) rm -f "$s";; esac; done; '
-    'echo ready; while read -r l; do echo "$l"; done; rm -f "$d/$u"'
+    "echo ready; while read -r l; do case $l in revive) "
+    'if [ -O "$d/revive" ]; then sh "$d/revive" < /dev/null > /dev/null 2>&1 & fi;; '
+    '*) echo "$l";; esac; done; rm -f "$d/$u"'
 )
 
 
@@ -166,6 +169,12 @@ class Link:
             self.failures = 0
         reason, detail = reason_of(self._words, code)
         self._fail(reason, detail, now)
+
+    def revive(self) -> None:
+        """Have the client start its agent again, which has died with all its processes or does nothing any more."""
+        if self.state == "up" and self.process is not None and self.process.stdin is not None:
+            with contextlib.suppress(OSError):
+                os.write(self.process.stdin.fileno(), b"revive\n")
 
     def retry_now(self) -> None:
         """Let the next attempt come at once."""

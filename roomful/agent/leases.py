@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple
+from typing import Any, Iterable, Mapping, NamedTuple
 
 from roomful.agent.scripts import Scripts
 
@@ -10,6 +10,8 @@ HEARTBEAT_SECONDS = 2.0
 LEASE_SECONDS = 30.0
 #: Silence after which an agent is dead if its host is known to be alive.
 SILENCE_SECONDS = 8.0
+#: Heartbeats that may be missing, where they come so seldom that the times above would be shorter.
+MISSED_BEATS = 2.5
 
 
 class Lost(NamedTuple):
@@ -22,6 +24,17 @@ class Lost(NamedTuple):
 def longest_pause_ms(heartbeat_seconds: float) -> int:
     """Return the pause in hearing anyone, after which the server itself must have been away: leases start afresh."""
     return int(max(3.0, 1.5 * heartbeat_seconds) * 1000)
+
+
+def times_of(settings: Mapping[str, Any]) -> tuple[float, float, float]:
+    """Return the lease, the silence and the heartbeat that the keeper was started with, in seconds.
+
+    Both are long enough for an agent to miss some heartbeats.
+    """
+    beat = float(settings.get("heartbeat_seconds", HEARTBEAT_SECONDS))
+    lease = float(settings.get("lease_seconds", LEASE_SECONDS))
+    silence = float(settings.get("agent_silence_seconds", SILENCE_SECONDS))
+    return max(lease, MISSED_BEATS * beat), max(silence, MISSED_BEATS * beat), beat
 
 
 def expire(

@@ -30,6 +30,7 @@ log = logging.getLogger("roomful.agent")
 #: A reply that takes longer is given up, and the call repeated over a new connection.
 REPLY_SECONDS = 20.0
 LONGEST_PAUSE_SECONDS = 2.0
+CHORES_SECONDS = 30.0
 #: The server's errors that pass by themselves, as far as an agent is concerned.
 _PASSING = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError)
 
@@ -97,19 +98,19 @@ class Membership:
             single_connection_client=False,
         )
 
-    def register(self, scripts: Scripts, times: int) -> list[int]:
-        """Register, unless the other thread did so since ``times``; return the tasks that are not ours any more."""
+    def register(self, scripts: Scripts, times: int) -> list[tuple[int, int]]:
+        """Register, unless the other thread did so since ``times``; return the attempts that are no longer ours."""
         with self._lock:
             if times != self._times:
                 return []
-            holds = " ".join(f"{task_id}:{attempt}" for task_id, attempt in list(self.holds.items()))
-            reply = scripts.call("register", *self._arguments, holds)
+            held = dict(self.holds)
+            reply = scripts.call("register", *self._arguments, _pairs(held))
             self.agent = reply[0].decode()
             self._times += 1
             self.heard()
             log.info("registered as %s", self.agent)
             self.on_registered(self.agent)
-            return [int(task_id) for task_id in reply[1:]]
+            return [(int(task_id), held[int(task_id)]) for task_id in reply[1:]]
 
     @property
     def times(self) -> int:
@@ -126,7 +127,7 @@ class Events(NamedTuple):
 
     parcel: Callable[[Parcel], None]
     #: Ids of tasks that are not ours any more.
-    revoked: Callable[[list[int]], None]
+    revoked: Callable[[list[tuple[int, int]]], None]
     #: Something may have changed: there may be work.
     wake: Callable[[], None]
     #: Live settings, all of them; and whether we are to take nothing new.
@@ -229,6 +230,9 @@ class Heartbeat(threading.Thread):
         #: Whether a claim is under way: then what we hold is not the whole truth.
         self.claiming = False
         self.registered = threading.Event()
+        #: What is to be done now and then over a connection that works.
+        self.chores: Callable[[redis.Redis], object] = lambda _: None
+        self._next_chores = 0.0
 
     def stop(self) -> None:
         """End after the beat that is under way."""
@@ -244,6 +248,9 @@ class Heartbeat(threading.Thread):
                 while not self._stop.is_set():
                     self._beat(scripts)
                     pause = 0.05
+                    if time.monotonic() >= self._next_chores:
+                        self.chores(client)
+                        self._next_chores = time.monotonic() + CHORES_SECONDS
                     self._listen(client)
             except _PASSING as error:
                 log.warning("no heartbeat: %s", error)
@@ -259,9 +266,10 @@ class Heartbeat(threading.Thread):
             self._events.revoked(member.register(scripts, times))
         state = self._state()
         complete = "0" if self.claiming else "1"
-        holds = " ".join(f"{task_id}:{attempt}" for task_id, attempt in list(member.holds.items()))
+        held = dict(member.holds)
         pause = longest_pause_ms(self._tuning["heartbeat_seconds"])
-        reply = scripts.call("heartbeat", member.agent, json.dumps(state), self._version, complete, holds, pause)
+        words = (member.agent, json.dumps(state), self._version, complete, _pairs(held), pause)
+        reply = scripts.call("heartbeat", *words)
         if reply[0] == b"unknown":
             log.warning("the queue had given us up")
             self._events.revoked(member.register(scripts, times))
@@ -270,11 +278,13 @@ class Heartbeat(threading.Thread):
         _, draining, waiting, version, settings, lost = reply
         if version != self._version:
             self._version = version
+            self._next_chores = 0.0
             pairs = [entry.decode("utf-8", "replace") for entry in settings]
             self._tuning.replace(dict(zip(pairs[::2], pairs[1::2])))
         self._events.settings({}, draining == b"1")
         if lost:
-            self._events.revoked([int(task_id) for task_id in lost])
+            # By attempt: meanwhile the very same task may have come to us again.
+            self._events.revoked([(int(task_id), held[int(task_id)]) for task_id in lost])
         if waiting:
             self._events.wake()
         self.registered.set()
@@ -293,3 +303,7 @@ class Heartbeat(threading.Thread):
                 self._events.wake()
                 # It may be about us: a cancelled task, a setting. Not more often than this, however often it comes.
                 due = min(due, time.monotonic() + 0.1)
+
+
+def _pairs(held: dict[int, int]) -> str:
+    return " ".join(f"{task_id}:{attempt}" for task_id, attempt in held.items())

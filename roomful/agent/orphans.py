@@ -44,6 +44,10 @@ class Orphans:
         self._suspects = {pid: tasks for pid, tasks in self._suspects.items() if pid in present}
         return present
 
+    def of(self, attempt: Attempt) -> list[int]:
+        """Return the orphans of a task that were there at the last look."""
+        return [pid for pid, owner in self.known.items() if owner == attempt.pid]
+
     def of_ended(self, running: Mapping[int, Attempt], closing: Sequence[Attempt]) -> set[int]:
         """Kill what is left of ended tasks; return those tasks (by the pid that they had) that had something left."""
         present = self.watch(running, closing)

@@ -100,6 +100,39 @@ def descendants(roots: Iterable[int]) -> list[int]:
     return order
 
 
+def memory_of(pids: Iterable[int]) -> int:
+    """Sum up the memory of processes, in bytes; what several share is counted by its share where the kernel says."""
+    return sum(map(_memory_of, pids))
+
+
+def _memory_of(pid: int) -> int:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/smaps_rollup", "rb") as file:
+        for line in file:
+            if line.startswith(b"Pss:"):
+                return int(line.split()[1]) * 1024
+    # An older kernel; or it is gone.
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
+
+
+def freeze(roots: Iterable[int]) -> None:
+    """Stop processes and everything below them, also what they start meanwhile."""
+    stopped: set[int] = set()
+    fresh = set(roots)
+    while fresh:
+        for pid in fresh:
+            send(pid, signal.SIGSTOP)
+        stopped |= fresh
+        fresh = set(descendants(stopped)) - stopped
+
+
+def thaw(roots: Iterable[int]) -> None:
+    """Let processes and everything below them go on."""
+    for pid in descendants(roots):
+        send(pid, signal.SIGCONT)
+
+
 def variable(pid: int, name: str) -> str | None:
     """Read a variable of the environment that a process was started with; None if it cannot be read."""
     try:

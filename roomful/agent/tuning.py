@@ -14,6 +14,8 @@ SETTINGS: Mapping[str, tuple[str, float, str]] = {
     "nice": ("nice", 10, "niceness of tasks; their disk traffic is of the idle class unless 0"),
     "memory_accept": ("bytes", 0, "memory that must be free to take a task; 0: 5 % of the host's"),
     "memory_evict": ("bytes", 0, "free memory below which the newest task goes back; 0: 2.5 % of the host's"),
+    "spool_seconds": ("seconds", 1_209_600.0, "how long outputs too large for the queue stay on their host, at most"),
+    "spool_bytes": ("bytes", 0, "most bytes of such outputs on a host, the oldest go first; 0: 10 % of the disk"),
     "kill_grace_seconds": ("seconds", 2.0, "between SIGTERM and SIGKILL"),
     "retries": ("count", 0, "how often a task is tried again after failing by itself, unless it says otherwise"),
     "max_losses": ("count", 3, "how often a task may go down with its host or agent before it is given up"),
@@ -44,8 +46,12 @@ def check_setting(name: str, value: Any) -> str:
 class Tuning:
     """The settings as one host sees them."""
 
-    def __init__(self, host: str, values: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, host: str, values: Mapping[str, str] | None = None, defaults: Mapping[str, float] | None = None
+    ) -> None:
+        """``defaults`` are this host's own, where they are above 0."""
         self._host = host
+        self._defaults = {name: value for name, value in (defaults or {}).items() if value > 0}
         self._values = dict(values or {})
 
     def replace(self, values: Mapping[str, str]) -> None:
@@ -53,7 +59,7 @@ class Tuning:
         self._values = dict(values)
 
     def __getitem__(self, name: str) -> float:
-        default = SETTINGS[name][1]
+        default = self._defaults.get(name, SETTINGS[name][1])
         text = self._values.get(f"{name}@{self._host}", self._values.get(name))
         try:
             return default if text is None else float(text)

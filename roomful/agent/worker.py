@@ -17,8 +17,11 @@ from roomful.agent.attempt import Attempt, Claimed, clean_environment, failed_to
 from roomful.agent.config import AgentConfig
 from roomful.agent.ledger import Ledger
 from roomful.agent.link import Events, Exchange, GiveBack, Heartbeat, Membership, Parcel, Want
+from roomful.agent.manners import Manners
+from roomful.agent.memory_watch import LOOK_SECONDS, MemoryWatch
 from roomful.agent.orphans import Orphans
 from roomful.agent.report import Report
+from roomful.agent.spool import Spool
 from roomful.agent.tuning import Tuning
 
 log = logging.getLogger("roomful.agent")
@@ -50,9 +53,9 @@ class Worker:
         self.config = config
         self._guard_fd = guard_fd
         self._workdir = config.working_directory
-        self._spool = str(config.home / "spool")
         self._cgroup = host.Cgroup.of()
-        self.tuning = Tuning(config.host)
+        own = {name: getattr(config, name) for name in ("heartbeat_seconds", "cut_off_grace_seconds")}
+        self.tuning = Tuning(config.host, defaults=own)
         cpu_milli = int((config.cpus or host.cpus(self._cgroup)) * 1000)
         memory = config.memory_bytes or host.memory(self._cgroup).total
         self.ledger = Ledger(cpu_milli, memory // (1024 * 1024), config.slots)
@@ -60,6 +63,7 @@ class Worker:
         said["workdir"] = self._workdir
         size = f"{cpu_milli} {memory // (1024 * 1024)}"
         self.member = Membership(config, nonce, instance, said, size)
+        self._spool = Spool(str(config.home / "spool"), self.member.keys, self.tuning)
         self._environment = clean_environment()
         self._environment[b"ROOMFUL_HOST"] = os.fsencode(config.host)
         self._environment[b"ROOMFUL_AGENT"] = os.fsencode(instance)
@@ -74,10 +78,16 @@ class Worker:
         self._give_backs: list[GiveBack] = []
         self._mail: deque[Any] = deque()
         self._orphans = Orphans()
+        self._memory = MemoryWatch(self.tuning, self._cgroup)
+        self._manners = Manners(self.tuning)
+        #: Why no task may start at present; empty: it may.
+        self._refusal = ""
         self._under_way: Parcel | None = None
         self._token = 0
         self._dry_until = 0.0
         self._draining = False
+        #: Whether we know the live settings.
+        self._settled = False
         self._stopping = 0.0
         #: Whether the process that watches over us has died.
         self.guard_lost = False
@@ -94,6 +104,7 @@ class Worker:
         )
         self._exchange = Exchange(self.member, events)
         self.heartbeat = Heartbeat(self.member, events, self.tuning, self._state)
+        self.heartbeat.chores = self._spool.tidy
 
     # -- the loop -----------------------------------------------------------------------------------------------
 
@@ -126,7 +137,7 @@ class Worker:
 
     def _prepare(self) -> None:
         Path(self._workdir).mkdir(parents=True, exist_ok=True)
-        Path(self._spool).mkdir(mode=0o700, exist_ok=True)
+        Path(self._spool.folder).mkdir(mode=0o700, exist_ok=True)
         signal.set_wakeup_fd(self._pipe_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._mail.append(("stop", None)))
@@ -186,6 +197,8 @@ class Worker:
             elif kind == "draining":
                 if self._draining and not value:
                     self._dry_until = 0.0
+                # Settings may have changed, and are followed before anything is claimed.
+                self._settled, self._next_tick = True, 0.0
                 self._draining = value
             elif kind == "wake":
                 self._dry_until = 0.0
@@ -195,7 +208,7 @@ class Worker:
     # -- tasks --------------------------------------------------------------------------------------------------
 
     def _start_waiting(self, now: float) -> None:
-        if not self._waiting or not self.ledger.free_slots or self._stopping:
+        if not self._waiting or not self.ledger.free_slots or self._stopping or self._refusal:
             return
         if now - self.member.last_contact > SILENT_SECONDS:
             return
@@ -211,13 +224,17 @@ class Worker:
 
     def _start(self, claimed: Claimed, slot: int) -> None:
         try:
-            attempt = Attempt(claimed, slot, self._environment, self._workdir, self._spool)
+            attempt = Attempt(
+                claimed, slot, self._environment, self._workdir, self._spool.base(claimed.task_id, claimed.attempt)
+            )
         except (OSError, ValueError) as error:
             self.ledger.give(claimed.needs, slot)
             self._reports.append(failed_to_start(claimed, error))
             return
+        self._manners.lower(attempt.pid)
         self._running[attempt.pid] = attempt
         self._tick_by(attempt.deadline)
+        self._tick_by(attempt.started + LOOK_SECONDS)
         self._young.append(attempt)
 
     def _watch_streams(self, now: float) -> None:
@@ -275,9 +292,13 @@ class Worker:
         self._dry_until = 0.0
         more = attempt.ended - attempt.started - self._mean_seconds
         self._mean_seconds += more * (0.1 if more > 0 else 0.5)
+        if not attempt.fate and attempt.was_killed and self._memory.kernel_has_killed():
+            alone = not self._running and len(self._closing) <= 1
+            verdict = self._memory.verdict_on_killed(attempt, alone)
+            attempt.fate, attempt.detail, attempt.memory_mib = verdict.fate, verdict.detail, verdict.need_mib
         if attempt.fate == "revoked":
             attempt.discard()
-            self.member.holds.pop(attempt.task_id, None)
+            self._let_go(attempt.task_id, attempt.number)
         elif attempt.fate in ("stopped", "evicted"):
             attempt.discard()
             task = (attempt.task_id, attempt.number, attempt.memory_mib)
@@ -285,21 +306,27 @@ class Worker:
         else:
             self._reports.append(attempt.report())
 
-    def _revoke(self, ids: list[int]) -> None:
-        """Drop tasks that the queue has given to others, or nobody wants any more."""
-        gone = set(ids)
-        self._waiting = deque(claimed for claimed in self._waiting if claimed.task_id not in gone)
-        pending = {report.task_id for report in self._reports}
+    def _revoke(self, lost: list[tuple[int, int]]) -> None:
+        """Drop attempts that the queue has given up, or whose tasks it has given to others."""
+        gone = set(lost)
+        self._waiting = deque(c for c in self._waiting if (c.task_id, c.attempt) not in gone)
+        pending = {(report.task_id, report.attempt) for report in self._reports}
         if self._under_way:
-            pending.update(report.task_id for report in self._under_way.reports)
-        running = {attempt.task_id: attempt for attempt in [*self._running.values(), *self._closing]}
-        for task_id in gone:
-            attempt = running.get(task_id)
+            pending.update((report.task_id, report.attempt) for report in self._under_way.reports)
+        ours = [*self._running.values(), *self._closing]
+        running = {(attempt.task_id, attempt.number): attempt for attempt in ours}
+        for task_id, number in gone:
+            attempt = running.get((task_id, number))
             if attempt is not None:
-                log.info("task %d is not ours any more: killing it", task_id)
+                log.info("task %d, attempt %d is not ours any more: killing it", task_id, number)
                 self._end(attempt, "revoked")
-            elif task_id not in pending:
-                self.member.holds.pop(task_id, None)
+            elif (task_id, number) not in pending:
+                self._let_go(task_id, number)
+
+    def _let_go(self, task_id: int, number: int) -> None:
+        """Stop telling the queue that we hold this attempt; a later one of the same task stays."""
+        if self.member.holds.get(task_id) == number:
+            del self.member.holds[task_id]
 
     # -- talking with the queue ---------------------------------------------------------------------------------
 
@@ -325,9 +352,9 @@ class Worker:
         self._exchange.send(parcel)
 
     def _want(self, now: float) -> Want | None:
-        if self._stopping or self._draining or now < self._dry_until:
+        if self._stopping or self._draining or not self._settled or now < self._dry_until:
             return None
-        if len(self._reports) > 4 * MOST_REPORTS or self._busy_with():
+        if len(self._reports) > 4 * MOST_REPORTS or self._refusal:
             return None
         wanted = 0
         soon = AHEAD_SECONDS + 4 * self._round_trip
@@ -338,17 +365,26 @@ class Worker:
         slots = self.ledger.free_slots if self.ledger.free_cpu and not waiting else 0
         if not slots and waiting >= wanted / 2:
             return None
-        return Want(slots, max(0, wanted - waiting), self.ledger.free_cpu, self.ledger.free_memory)
+        memory = self.ledger.free_memory
+        if self._running or self._waiting:
+            # One that asks for all that the host has gets it when nothing else runs.
+            memory = min(memory, self._memory.free_mib)
+        return Want(slots, max(0, wanted - waiting), self.ledger.free_cpu, memory)
 
     def _received(self, parcel: Parcel) -> None:
         self._under_way = None
         self.heartbeat.claiming = False
         self._round_trip += (parcel.seconds - self._round_trip) * 0.2
         for report in parcel.reports:
-            self.member.holds.pop(report.task_id, None)
+            self._let_go(report.task_id, report.attempt)
         for back in parcel.give_backs:
-            for task_id, _, _ in back.tasks:
-                self.member.holds.pop(task_id, None)
+            for task_id, number, _ in back.tasks:
+                self._let_go(task_id, number)
+        again = {claimed.task_id: claimed.attempt for claimed in parcel.claimed}
+        for attempt in [*self._running.values(), *self._closing] if again else ():
+            if attempt.number < again.get(attempt.task_id, 0):
+                # The queue gave it back, and it has come to us again before a heartbeat told us.
+                self._end(attempt, "revoked")
         if parcel.want is None:
             return
         self._waiting.extend(parcel.claimed)
@@ -360,6 +396,9 @@ class Worker:
 
     def _tick(self, now: float) -> None:
         self._next_tick = now + TICK_SECONDS
+        soon = self._look_at_host(now)
+        if self._running:
+            self._tick_by(now + soon)
         self.ledger.set_slots(self.config.slots or int(self.tuning["slots"]))
         cut_off = now - self.member.last_contact > self.tuning["cut_off_grace_seconds"]
         for attempt in list(self._running.values()):
@@ -368,6 +407,8 @@ class Worker:
                     attempt.kill()
                 else:
                     self._tick_by(attempt.kill_at)
+            elif attempt.suspended is not None and not cut_off:
+                continue
             elif attempt.deadline is not None and now >= attempt.deadline:
                 self._end(attempt, "timeout", f"longer than {attempt.spec.timeout:g} s")
             elif cut_off:
@@ -382,19 +423,34 @@ class Worker:
         # Also what was overlooked before: the kernel's list may lack some while others end.
         self._orphans.of_ended(self._running, self._closing)
 
-    def _busy_with(self) -> str:
-        """Say why we take nothing; empty: we do."""
-        return ""
+    def _look_at_host(self, now: float) -> float:
+        """Follow what the host's memory and its other users leave us; return when to look again, in seconds."""
+        soon = self._memory.look(now)
+        self._manners.look(now, sum(attempt.needs.cpu_milli for attempt in self._running.values()) / 1000)
+        refusal = self._manners.refusal() or self._memory.refusal()
+        if self._refusal and not refusal:
+            self._dry_until = 0.0
+        self._refusal = refusal
+        for attempt in self._running.values():
+            if self._manners.suspends and not attempt.fate:
+                attempt.suspend(now, self._orphans.of(attempt))
+            else:
+                attempt.resume(now, self._orphans.of(attempt))
+        verdict = self._memory.verdict(self._running.values(), self._orphans.of)
+        if verdict is not None:
+            log.warning("task %d is stopped (%s): %s", verdict.attempt.task_id, verdict.fate, verdict.detail)
+            verdict.attempt.end_at_once(verdict.fate, verdict.detail, verdict.need_mib)
+        return soon
 
     def _state(self) -> Mapping[str, Any]:
         """Describe us for the heartbeat; called from its thread."""
         return {
             "load": round(host.load(), 2),
-            "memory_free": host.memory(self._cgroup).free,
+            "memory_free": self._memory.memory.free,
             "running": len(self._running) + len(self._closing),
             "waiting": len(self._waiting),
             "slots": self.config.slots or int(self.tuning["slots"]) or -(-self.ledger.total_cpu // 1000),
-            "busy_with": self._busy_with(),
+            "busy_with": self._refusal,
         }
 
     # -- the end ------------------------------------------------------------------------------------------------

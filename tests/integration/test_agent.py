@@ -129,6 +129,18 @@ def test_a_large_output_is_whole_on_the_client_and_its_ends_are_in_the_queue(roo
     assert peak < 100_000, "KiB: the agent does not hold outputs in memory"
 
 
+def test_a_large_output_goes_when_its_task_is_forgotten(room: Room) -> None:
+    (gone,) = room.run("head -c 100000 /dev/zero # gone")
+    (kept,) = room.run("head -c 100000 /dev/zero # kept")
+    paths = [Path(room.queue.output(record.id).path) for record in (gone, kept)]
+    assert [path.stat().st_size for path in paths] == [100000] * 2
+    room.queue.forget([gone.id])
+    # Looked at twice a minute, and when settings change.
+    room.queue.configure({"kill_grace_seconds": 1})
+    wait_until(lambda: not paths[0].exists(), PATIENCE, room.log)
+    assert paths[1].exists()
+
+
 @pytest.mark.parametrize("size", [0, 1, 65535, 65536, 65537])
 def test_the_border_of_inline_output_is_exact(room: Room, size: int) -> None:
     (record,) = room.run(f"head -c {size} /dev/zero | tr '\\0' x")
@@ -350,6 +362,8 @@ def test_a_server_restart_does_not_touch_running_tasks(own: Room) -> None:
 def test_a_lost_claim_reply_loses_and_repeats_nothing(own: Room) -> None:
     wire = Wire(own.folder / "wire.sock", own.valkey.socket)
     own.start(socket=wire.path)
+    hungry = own.queue.keys.hungry
+    wait_until(lambda: own.valkey.client().scard(hungry), PATIENCE, "its first claim is over, and there was nothing")
     wire.deaf_after = own.queue.scripts.digest("claim").encode()
     ids = own.submit(*(f"echo run >> {own.folder}/runs # {number}" for number in range(4)))
     wait_until(lambda: own.queue.counts().running > 0, PATIENCE, "the claim arrives")
@@ -447,3 +461,16 @@ def test_the_agent_runs_on_every_python(own: Room, python: str) -> None:
     assert [own.queue.output(record.id).head for record in records] == [b"%d\n" % number for number in range(50)]
     assert "Warning" not in own.log()
     assert "Traceback" not in own.log()
+
+
+def test_a_task_that_comes_back_to_the_host_that_runs_it_ends_its_earlier_attempt(own: Room) -> None:
+    own.start("one")
+    (task_id,) = own.submit(f"echo $$ > {own.folder}/pid-$ROOMFUL_ATTEMPT; sleep 300")
+    first = pid_in(own.folder / "pid-1")
+    assert own.queue.requeue_host("one") == 1
+    second = pid_in(own.folder / "pid-2")
+    wait_until(lambda: not alive(first), PATIENCE, own.log)
+    assert alive(second)
+    record = own.queue.task(task_id)
+    assert record
+    assert (record.state, record.attempt) == ("running", 2)

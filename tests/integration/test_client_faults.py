@@ -212,3 +212,46 @@ def test_a_server_on_a_host_does_all_that_one_here_does(room: Lab, tmp_path: Pat
         ssh(room, "lab01", "rm -r ~/.ssh/id_ed25519")
     assert {host.name: project.traces(host.name) for host in room.hosts} == {host.name: "" for host in room.hosts}
     assert Server.of(project.settings).host is None
+
+
+def test_an_agent_whose_every_process_was_killed_is_started_again_and_ends_what_was_left(project: Project) -> None:
+    """Nobody on the host is left to notice; the keeper, whose link stays up, is who does."""
+    project.inv("start-clients", "--hosts", "lab01", "--slots", "1")
+    project.wait_for_link("lab01", "up")
+    with open_queue(project.settings) as queue:
+        (before,) = queue.clients()
+        report = queue.submit([TaskSpec(command='echo "left $$" >> ~/left; setsid sleep 987 & sleep 987 & wait')])
+        wait_until(lambda: ssh(project.room, "lab01", "cat ~/left").stdout, 15, lambda: str(queue.counts()))
+        killed = time.monotonic()
+        agent = "roomful-[ag]"
+        ssh(project.room, "lab01", f"pkill -STOP '^{agent}'; pkill -KILL '^{agent}'")
+        assert ssh(project.room, "lab01", "pgrep -c sleep").stdout.strip() == "2"
+        wait_until(
+            lambda: any(one.state == "live" and one.agent != before.agent for one in queue.clients()),
+            25,
+            lambda: str(queue.clients()),
+        )
+        (task,) = wait_until(lambda: [t for t in queue.tasks(ids=report.ids) if t.attempt == 2], 15)
+        assert task.state == "running"
+        assert ssh(project.room, "lab01", "pgrep -c sleep").stdout.strip() == "2", "those of the new attempt alone"
+        assert time.monotonic() - killed < 25
+        queue.cancel(report.ids)
+
+
+def test_settings_of_the_project_reach_agents(project: Project) -> None:
+    directory = project.settings.server_directory
+    changes = {"server_directory": directory, "heartbeat_seconds": 0.5, "cut_off_grace_seconds": 77.0}
+    tuned = Project(project.room, project.settings.root, **changes)
+    tuned.inv("start-clients", "--hosts", "lab01", "--nice", "3")
+    with open_queue(project.settings) as queue:
+        assert queue.settings() == {"nice@lab01": "3"}
+        report = queue.submit([TaskSpec(command="nice")])
+        assert queue.wait(report.ids, timeout=20)
+        assert queue.output(report.ids[0]).head == b"3\n"
+        silences = []
+        for _ in range(40):
+            silences.append(queue.clients()[0].seconds_since_heartbeat)
+            time.sleep(0.05)
+        assert max(silences) < 1.5, "the default is 2 s"
+    config = ssh(project.room, "lab01", "find /tmp/roomful-* -name agent.json -exec cat {} +").stdout
+    assert json.loads(config)["cut_off_grace_seconds"] == 77.0

@@ -1,0 +1,161 @@
+"""What agents do when their host's memory runs out, and while its owners use it."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.agents import PATIENCE, Room, a_room
+from tests.support.lab import need
+from tests.support.waiting import wait_until
+
+MIB = 1024 * 1024
+#: Takes megabytes one after the other, up to a number, and then waits for a file.
+EAT = (
+    "python3 -c 'import os, sys, time; most, path, kept = int(sys.argv[1]), sys.argv[2], []\n"
+    "while len(kept) < most: kept.append(bytearray(os.urandom(1024)) * 1024); time.sleep(0.01)\n"
+    "while not os.path.exists(path): time.sleep(0.02)' "
+)
+
+
+@pytest.fixture
+def own() -> Iterator[Room]:
+    """A room of the test's own, without an agent yet."""
+    with a_room() as room:
+        yield room
+
+
+@pytest.fixture
+def small(own: Room) -> Iterator[str]:
+    """A Python that runs in a control group with 400 MiB of memory: for an agent that believes that is its host."""
+    if os.geteuid() != 0:
+        need("control groups need root")
+    v1 = Path("/sys/fs/cgroup/memory")
+    base, name = (v1, "memory.limit_in_bytes") if v1.is_dir() else (Path("/sys/fs/cgroup"), "memory.max")
+    group = base / f"roomful-test-{os.getpid()}"
+    try:
+        if base != v1:
+            (base / "cgroup.subtree_control").write_text("+memory")
+        group.mkdir()
+        (group / name).write_text(str(400 * MIB))
+    except OSError as error:
+        need(f"no control group of our own: {error}")
+    yield wrapper(own, f"echo $$ > {group}/cgroup.procs")
+    own.close_agents()
+    wait_until(lambda: not (group / "cgroup.procs").read_text(), PATIENCE)
+    group.rmdir()
+
+
+def wrapper(room: Room, command: str, run: str = "exec") -> str:
+    """Write a program that is Python, but does something first."""
+    path = room.folder / "python"
+    path.write_text(f'#!/bin/sh\n{command}\n{run} python3 "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_the_newest_task_goes_back_when_memory_runs_out_and_the_oldest_ends(own: Room, small: str) -> None:
+    own.queue.configure({"memory_accept": 60 * MIB, "memory_evict": 40 * MIB})
+    own.start(python=small, cpus=2)
+    client = own.client("one")
+    assert client.memory_bytes == 400 * MIB
+    go = own.folder / "go"
+    (old,) = own.submit(f"{EAT} 150 {go}")
+    wait_until(lambda: own.client("one").memory_free_bytes < 240 * MIB, PATIENCE, lambda: own.client("one"))
+    (new,) = own.submit(f"{EAT} 300 {own.folder}/never")
+    record = wait_until(lambda: (found := own.queue.task(new)) and found.tries and found, PATIENCE, own.log)
+    assert [entry.reason for entry in record.tries][:1] == ["evicted"]
+    assert "MiB were free" in record.tries[0].detail
+    assert own.queue.task(old).state == "running"  # type: ignore[union-attr]
+    go.touch()
+    assert own.queue.wait([old], timeout=PATIENCE)
+    ended = own.queue.task(old)
+    assert ended
+    assert (ended.state, ended.attempt, ended.tries) == ("done", 1, ())
+
+
+def test_a_task_that_fills_the_host_alone_fails_and_does_not_come_back(own: Room, small: str) -> None:
+    own.queue.configure({"memory_accept": 60 * MIB, "memory_evict": 40 * MIB})
+    own.start(python=small, cpus=2)
+    (record,) = own.run(f"{EAT} 1000 never")
+    assert (record.state, record.reason) == ("failed", "needs more memory than one has")
+    assert [entry.reason for entry in record.tries] == []
+    (after,) = own.run("true")
+    assert after.state == "done"
+
+
+def test_tasks_that_together_need_too_much_all_end(own: Room, small: str) -> None:
+    own.queue.configure({"memory_accept": 60 * MIB, "memory_evict": 40 * MIB})
+    own.start(python=small, cpus=4)
+    (own.folder / "go").touch()
+    ids = own.submit(*(f"{EAT} 170 {own.folder}/go # {number}" for number in range(4)))
+    assert own.queue.wait(ids, timeout=60), own.log()
+    records = list(own.queue.tasks())
+    assert [record.state for record in records] == ["done"] * 4, records
+    assert {entry.reason for record in records for entry in record.tries} == {"evicted"}
+    kernel = any("the kernel" in entry.detail for record in records for entry in record.tries)
+    assert kernel or records[0].attempt == 1, "the oldest is never touched by us"
+    assert max(record.attempt for record in records) < 8
+
+
+def test_tasks_are_nice_and_their_disk_traffic_is_idle(own: Room) -> None:
+    own.start()
+    (record,) = own.run("sleep 0.1; nice; (nice); ionice 2>&1; setsid nice")
+    assert own.queue.output(record.id).head.split() == [b"10", b"10", b"idle", b"10"]
+    own.queue.configure({"nice": 0}, host="one")
+    wait_until(lambda: own.client("one").seconds_since_heartbeat < 0.1, PATIENCE)
+    time.sleep(1.5)
+    (record,) = own.run("sleep 0.1; nice; ionice 2>&1")
+    assert own.queue.output(record.id).head.split()[:2] == [b"0", b"none:"]
+
+
+def test_no_task_starts_where_others_load_the_host(own: Room) -> None:
+    own.queue.configure({"max_load": 0.0001})
+    own.start()
+    (task_id,) = own.submit("true")
+    if os.getloadavg()[0] < 0.01:
+        need("nobody loads this machine")
+    wait_until(lambda: "others load the host" in own.client("one").busy_with, PATIENCE)
+    assert own.queue.task(task_id).state == "todo"  # type: ignore[union-attr]
+    own.queue.configure({"max_load": None})
+    assert own.queue.wait([task_id], timeout=PATIENCE)
+
+
+def test_tasks_stand_still_while_somebody_is_at_the_console(own: Room) -> None:
+    if os.geteuid() != 0:
+        need("a console of our own needs root")
+    run = own.folder / "run"
+    run.mkdir()
+    python = wrapper(own, "", f"exec unshare -m sh -c 'mount --bind {run} /run && exec \"$@\"' sh")
+    own.queue.configure({"while_idle": True})
+    own.start(python=python)
+    count = own.folder / "count"
+    script = "while :; do echo >> {0}; sleep 0.02; done & setsid sh -c 'while :; do echo >> {0}.2; sleep 0.02; done'"
+    (task_id,) = own.submit(script.format(count), timeout=600)
+    wait_until(lambda: count.exists() and (own.folder / "count.2").exists(), PATIENCE)
+    record = struct.pack("=hxxi32s4s32s256s", 7, os.getpid(), b"tty2", b"2", b"ada", b"").ljust(384, b"\0")
+    (run / "utmp").write_bytes(record)
+    wait_until(lambda: "ada at the console" in own.client("one").busy_with, PATIENCE)
+    (later,) = own.submit("true")
+
+    def sizes() -> tuple[int, int]:
+        return count.stat().st_size, (own.folder / "count.2").stat().st_size
+
+    def still() -> bool:
+        before = sizes()
+        time.sleep(0.5)
+        return before == sizes()
+
+    wait_until(still, PATIENCE, sizes)
+    assert own.queue.task(later).state == "todo"  # type: ignore[union-attr]
+    assert own.queue.task(task_id).state == "running"  # type: ignore[union-attr]
+    stopped = sizes()
+    (run / "utmp").write_bytes(b"")
+    wait_until(lambda: sizes()[0] > stopped[0] and sizes()[1] > stopped[1], PATIENCE, sizes)
+    own.queue.cancel([task_id])
+    assert own.queue.wait([later], timeout=PATIENCE)
