@@ -197,11 +197,14 @@ def test_a_home_that_answers_again_is_well_and_nothing_of_the_fault_stays(lab: L
 
 
 def test_the_inventory_knows_it_all_and_answers_at_once(examined: dict[str, Any], project: Project) -> None:
-    seconds = []
+    seconds, bare = [], []
     for _ in range(5):
         start = time.monotonic()
         done = project.inv("hosts", "lab")
         seconds.append(time.monotonic() - start)
+        start = time.monotonic()
+        project.inv("--version")
+        bare.append(time.monotonic() - start)
     assert done.returncode == 0, done.stderr
     rows = {line.split()[0]: line for line in done.stdout.splitlines()[2:]}
     assert "unreachable, auth" in rows["lab03"]
@@ -214,8 +217,8 @@ def test_the_inventory_knows_it_all_and_answers_at_once(examined: dict[str, Any]
     later = {item["host"]: item for item in project.json("hosts", "lab")["hosts"]}
     assert (later["lab03"]["filter"]["reason"], later["lab03"]["doctor"]["reason"]) == ("auth", "auth")
     assert later["lab01"]["filter"]["age_seconds"] < later["lab01"]["doctor"]["age_seconds"]
-    # 0.2 s on a machine at rest; tests share theirs.
-    assert min(seconds) < 0.4
+    # 0.2 s on a machine at rest. Tests share theirs: three starts of Invoke alone are fine.
+    assert min(seconds) < max(0.4, 3 * min(bare))
 
 
 def test_what_cannot_be_remembered_does_not_hide_what_was_found(room: Lab, tmp_path: Path) -> None:
