@@ -12,7 +12,7 @@ import redis
 from redis.connection import ConnectionInterface
 
 from roomful.agent.scripts import Scripts
-from roomful.agent.task import TaskSpec
+from roomful.agent.task import TaskSpec, digest_of
 from roomful.queue_wire import chunks, merge_ranges, pack_command
 from roomful.records import SubmitReport
 
@@ -51,7 +51,8 @@ class Submitter:
         token = secrets.token_hex(8).encode()
         try:
             for number, chunk in enumerate(chunks(specs)):
-                packed = pack_command([*self._head, b"%b.%d" % (token, number), self._flag, *chunk])
+                digests = "".join(map(digest_of, chunk)).encode()
+                packed = pack_command([*self._head, b"%b.%d" % (token, number), self._flag, digests, *chunk])
                 self._waiting.append(packed)
                 connection = self._send(connection, packed)
                 if len(self._waiting) >= _WINDOW:

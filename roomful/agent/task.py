@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass, field
@@ -118,6 +119,11 @@ def encode_task(spec: TaskSpec) -> bytes:
     head = str(TaskClass.of(spec.priority, spec.cpus, spec.memory_bytes))
     text = f"{head}\n{_pack(spec, _POLICY)}\n{_pack(spec, _IDENTITY)}\n{spec.command}"
     return text.encode("utf-8", "surrogateescape")
+
+
+def digest_of(payload: bytes) -> str:
+    """Return what a task's duplicates share; ``digest_of`` in ``lua/common.lua`` makes the same."""
+    return hashlib.sha1(payload.split(b"\n", 2)[2]).hexdigest()[:20]
 
 
 def decode_task(payload: bytes) -> TaskSpec:
