@@ -180,16 +180,18 @@ def start(project: str) -> str:
     return f"the dispatcher of {project} could not be started" if code else ""
 
 
-def send(sock: Any, message: bytes, stdin: int) -> None:
-    """Send the request with our three streams."""
-    fds = b""
-    for stream in (stdin, 1, 2):
-        fd = stream
+def fill_streams() -> None:
+    """Put /dev/null where a stream is closed, so that nothing else takes its number."""
+    for fd in (0, 1, 2):
         try:
             os.fstat(fd)
         except OSError:
-            fd = os.open(os.devnull, os.O_RDWR)
-        fds += fd.to_bytes(4, sys.byteorder)
+            os.open(os.devnull, os.O_RDWR)
+
+
+def send(sock: Any, message: bytes, stdin: int) -> None:
+    """Send the request with our three streams."""
+    fds = b"".join(fd.to_bytes(4, sys.byteorder) for fd in (stdin, 1, 2))
     sent = sock.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fds)])
     while sent < len(message):
         sent += sock.send(message[sent:])
@@ -318,6 +320,7 @@ def main(words: Iterable[str] | None = None) -> NoReturn:
     call = Call(sys.argv[1:] if words is None else words)
     if not call.argv:
         fail("no command given; see dsh --help")
+    fill_streams()
     sock, problem = connect(call)
     if sock is None:
         if call.local:

@@ -161,7 +161,6 @@ class Job:
         if error.errno == errno.EPIPE:
             self._signal(signal.SIGPIPE)
         else:
-            self._client.say(dsh.ERROR, f"cannot write the command's output: {error.strerror}")
             self.process.kill()
 
     # --- what the connection's reader says ---
@@ -237,6 +236,11 @@ class Job:
 
         def tell() -> None:
             self._over = True
+            for output in self._outputs.values():
+                if output.error and output.error.errno != errno.EPIPE:
+                    self._client.say(dsh.ERROR, f"cannot write the command's output: {output.error.strerror}")
+                    self._client.finish(dsh.OWN_FAILURE)
+                    return
             if code is None:
                 self._client.say(dsh.LOCAL)
                 self._client.hang_up()

@@ -175,6 +175,8 @@ class Output:
         self._finished: Callable[[], None] | None = None
         self._closed = False
         self._broken = False
+        #: What kept us from writing everything.
+        self.error: OSError | None = None
         #: Called once when nobody reads any more, or nothing can be written.
         self.on_break: Callable[[OSError], None] = lambda _: None
 
@@ -213,7 +215,7 @@ class Output:
             except BlockingIOError:
                 return data
             except OSError as error:
-                self._broken = True
+                self._broken, self.error = True, error
                 # Not from here: it sends to the host, and the lock is held.
                 threading.Thread(target=self.on_break, args=(error,), daemon=True).start()
         return data[:0]

@@ -1,0 +1,87 @@
+"""A project with a dispatcher, and dsh installed as the wheel installs it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import site
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from roomful.dispatch.control import ask
+from tests.support.inv import CHECKOUT, Project
+
+
+def install(folder: Path) -> Path:
+    """Lay out a Python environment with dsh in it; returns its folder of programs."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    packages = folder / "lib" / version / "site-packages"
+    packages.mkdir(parents=True)
+    (packages / "roomful").symlink_to(CHECKOUT / "roomful")
+    # The other packages are those of the environment that the tests run in.
+    (packages / "others.pth").write_text("".join(f"{path}\n" for path in site.getsitepackages()))
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(sys.executable).resolve().parent}\n")
+    programs = folder / "bin"
+    programs.mkdir()
+    (programs / "python3").symlink_to(sys.executable)
+    (programs / "dsh").write_bytes((CHECKOUT / "roomful" / "dispatch" / "dsh.sh").read_bytes())
+    (programs / "dsh").chmod(0o755)
+    return programs
+
+
+@dataclass
+class Room:
+    """A project whose dispatcher was started, and a folder that it runs commands in."""
+
+    project: Project
+    work: Path
+    programs: Path
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @property
+    def socket(self) -> Path:
+        """The dispatcher's socket."""
+        return Path(os.readlink(self.project.root / ".roomful" / "dispatcher"))
+
+    @property
+    def pid(self) -> int:
+        """The dispatcher's process."""
+        return int(ask(self.socket, b"about")["pid"])
+
+    def loads(self) -> list[dict[str, Any]]:
+        """What it knows of its hosts."""
+        found: list[dict[str, Any]] = ask(self.socket, b"load")
+        return found
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The project's, with dsh on the PATH."""
+        return {**self.project.environment, "PATH": f"{self.programs}:{os.environ['PATH']}"}
+
+    def sh(self, line: str, timeout: float = 60, **options: Any) -> subprocess.CompletedProcess[bytes]:
+        """Run a shell's command line in the folder."""
+        options = {"stdin": subprocess.DEVNULL, **options}
+        argv = ["sh", "-c", line]
+        return subprocess.run(
+            argv, cwd=self.work, env=self.environment, capture_output=True, timeout=timeout, check=False, **options
+        )
+
+    def dsh(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
+        """Start a dsh in the folder."""
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+        argv = [str(self.programs / "dsh"), *words]
+        process = subprocess.Popen(argv, cwd=self.work, env=self.environment, **{**pipes, **options})
+        self.started.append(process)
+        return process
+
+    def close(self) -> None:
+        """End everything."""
+        for process in self.started:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate()
+        self.project.inv("stop-dispatcher")

@@ -1,0 +1,156 @@
+"""What dsh and the dispatcher say to each other, which folder is which, and what NFS must look at."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from roomful import dsh
+from roomful.dispatch.folders import folders_of, is_on, look_again, mapped, network_mounts
+from roomful.dispatch.job import Order
+from roomful.dispatch.sync import Plan, rsync_argv
+from roomful.dispatch.wire import Request, WireError, parse
+from roomful.errors import InputError
+from roomful.remote.load import load
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def sent(words: list[str]) -> Request:
+    """What the dispatcher reads of a dsh with these arguments."""
+    message = dsh.Call(words).message()
+    assert int.from_bytes(message[:4], "big") == len(message) - 4
+    return parse(message[4:])
+
+
+def test_a_command_arrives_as_it_was_typed() -> None:
+    words = ["cc", "", "-o", "a b", "x\ny", "é", os.fsdecode(b"\xff\xfe"), "--env", ""]
+    found = sent(["--retry", "2", "--chdir=/a=/b", "-v", *words])
+    assert found.argv == tuple(words)
+    assert found.options == {"retry": "2", "chdir": "/a=/b", "verbose": "yes", "cwd": os.getcwd()}
+
+
+def test_options_end_at_the_command_or_at_two_dashes() -> None:
+    assert sent(["ls", "-v"]).argv == ("ls", "-v")
+    assert sent(["-n", "--", "-v"]).argv == ("-v",)
+
+
+def test_a_small_part_of_the_environment_goes_along(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("LC_") or name in ("LANG", "TERM", "TZ")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1")
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    monkeypatch.setenv("WANTED", "two\nlines")
+    found = sent(["--env", "WANTED", "--env", "SET=a=b", "--env", "NOT_SET_HERE", "true"])
+    assert found.env == {"LC_ALL": "C", "SOURCE_DATE_EPOCH": "1", "WANTED": "two\nlines", "SET": "a=b"}
+
+
+@pytest.mark.parametrize("body", [b"", b"1", b"1\0run", b"1\0run\0a=b", b"2\0run\0\0\0", b"\xff" * 40])
+def test_what_is_no_request_is_refused(body: bytes) -> None:
+    with pytest.raises(WireError):
+        parse(body)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"cwd": "relative"}, {}, {"cwd": "/", "max-load": "x"}, {"cwd": "/", "retry": "-1"}, {"cwd": "/", "rsh": "yes"}],
+)
+def test_orders_that_cannot_be_carried_out_are_refused(options: dict[str, str]) -> None:
+    with pytest.raises(WireError):
+        Order.of(Request("run", options, {}, ("true",)))
+
+
+def test_the_client_loads_next_to_nothing() -> None:
+    """Its start is most of what a dispatch costs: every module it imports is paid for once a command."""
+    program = f"""import sys
+sys.path.insert(0, {str(CHECKOUT)!r})
+before = set(sys.modules)
+import roomful.dsh
+print(*sorted(set(sys.modules) - before))"""
+    done = subprocess.run([sys.executable, "-E", "-S", "-c", program], capture_output=True, text=True, check=True)
+    allowed = {"__future__", "_socket", "_signal", "roomful", "roomful.dsh"}
+    assert (
+        set(done.stdout.split()) - {"os", "posixpath", "genericpath", "os.path", "stat", "_stat", "_collections_abc"}
+        <= allowed
+    )
+
+
+@pytest.mark.parametrize(
+    ("folder", "chdir", "there"),
+    [
+        ("/home/me/src", "", "/home/me/src"),
+        ("/home/me/src", "/home/me=/data", "/data/src"),
+        ("/home/me", "/home/me=/data", "/data"),
+        ("/home/me", "/home/me/=/data/", "/data"),
+        ("/home/meg", "/home/me=/data", "/home/meg"),
+        ("/home/me/src", "/home/me=~", "~/src"),
+        ("/a/b", "/=/mnt", "/mnt/a/b"),
+        ("/", "/=/mnt", "/mnt"),
+        ("/a=b/c", "/a=/x", "/a=b/c"),
+        ("/home/me/src", "/home/me=/", "/src"),
+        ("/home/me", "/home/me=/", "/"),
+    ],
+)
+def test_folders_are_mapped_whole(folder: str, chdir: str, there: str) -> None:
+    assert mapped(folder, chdir) == there
+
+
+@pytest.mark.parametrize("chdir", ["/a", "a=/b", "/a=b", "="])
+def test_a_bad_mapping_is_refused(chdir: str) -> None:
+    with pytest.raises(InputError):
+        mapped("/a", chdir)
+
+
+def test_folders_that_a_command_may_touch_are_found_in_its_words() -> None:
+    argv = ["gcc", "-c", "src/a.c", "-Iinc", "-o", "out/a.o", "--sysroot=/opt/x", "plain.c"]
+    found = folders_of("/w", argv)
+    assert found[0] == "/w"
+    assert {"/w/src", "/w/inc", "/w/out", "/opt/x"} <= set(found)
+    assert len(folders_of("/w", ["x", *(f"d{number}/f" for number in range(500))])) == 64
+
+
+def test_network_filesystems_are_known_by_their_mounts() -> None:
+    text = """36 25 0:32 / /home rw,relatime shared:1 - nfs4 server:/home rw,vers=4.2
+37 25 0:33 / /mnt/two\\040words rw - fuse.sshfs x rw
+25 1 8:1 / / rw - ext4 /dev/sda1 rw
+40 25 0:40 / /nfs rw - tmpfs tmpfs rw"""
+    mounts = network_mounts(text)
+    assert mounts == ["/home", "/mnt/two words"]
+    assert is_on("/home/me", mounts)
+    assert is_on("/home", mounts)
+    assert not is_on("/homes", mounts)
+    assert not is_on("/nfs", mounts)
+
+
+def test_files_that_belong_to_the_command_are_looked_at_again(tmp_path: Path) -> None:
+    for name in ("a.c", "a.o", "a.d", "other.o"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "a.fifo")
+    assert look_again([str(tmp_path), "/no/such/folder"], ["gcc", "-c", "a.c"]) == 3
+
+
+def test_rsync_travels_through_the_dispatcher() -> None:
+    plan = Plan("me@n1:22", "/w", "~/w", "/run/my socket")
+    forth, back = rsync_argv(plan, back=False), rsync_argv(plan, back=True)
+    assert forth[-2:] == ["/w/", "roomful:w/"]
+    assert back[-2:] == ["roomful:w/", "/w/"]
+    assert "--update" in back
+    assert "--update" not in forth
+    shell = forth[forth.index("--rsh") + 1]
+    assert shell.endswith("--socket '/run/my socket' --on me@n1:22 --rsh")
+    assert not any(word.startswith("--delete") for word in forth + back)
+
+
+def test_a_load_is_read_from_proc(tmp_path: Path) -> None:
+    (tmp_path / "loadavg").write_text("2.50 1.00 0.50 4/321 999\n")
+    (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\nBuffers: 1 kB\n")
+    found = load(str(tmp_path))
+    # The one that reads it runs too.
+    assert (found["load"], found["running"]) == (2.5, 3)
+    assert (found["memory"], found["memory_free"]) == (102400, 61440)
+    assert found["cpus"] == len(os.sched_getaffinity(0))
