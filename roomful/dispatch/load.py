@@ -84,6 +84,11 @@ class VirtualLoad:
         self._advance(now)
         return self.running + self._recent - self._shown_at_report
 
+    def recent(self, now: float) -> float:
+        """Return the part of it that is commands that have ended."""
+        self._advance(now)
+        return self._recent
+
     def _advance(self, now: float) -> None:
         elapsed = max(0.0, now - self._since)
         self._since = max(now, self._since)
@@ -102,6 +107,8 @@ class HostLoad:
     #: Load that is on its way, and commands of ours that run there.
     virtual: float = 0.0
     ours: int = 0
+    #: The part of the virtual load that is commands that have ended already.
+    recent: float = 0.0
     #: Seconds since the last report.
     age: float = math.inf
     #: Why it cannot be used: a reason and a sentence; empty where it can.
@@ -112,14 +119,21 @@ class HostLoad:
     @property
     def load(self) -> float:
         """The load that it has: what was reported and what is on its way."""
-        reported = self.report.load if self.report else 0.0
-        # What runs for us is there for certain, whatever an average of a minute says.
-        return max(float(self.ours), reported + self.virtual, 0.0)
+        return self._load(self.virtual)
 
     @property
     def load_per_cpu(self) -> float:
-        """Load a CPU, times the host's load weight; ``--max-load`` is compared with it."""
-        return self.host.load_weight * self.load / (self.report.cpus if self.report else 1.0)
+        """Load a CPU, times the host's load weight; ``--max-load`` is compared with it.
+
+        Commands that have ended spread the next ones, but they are no load that could be too much.
+        """
+        load = self._load(self.virtual - self.recent)
+        return self.host.load_weight * load / (self.report.cpus if self.report else 1.0)
+
+    def _load(self, virtual: float) -> float:
+        reported = self.report.load if self.report else 0.0
+        # What runs for us is there for certain, whatever an average of a minute says.
+        return max(float(self.ours), reported + virtual, 0.0)
 
     @property
     def fresh(self) -> bool:

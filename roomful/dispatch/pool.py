@@ -51,6 +51,7 @@ class Seat:
             report=self.report,
             virtual=self.virtual.value(now),
             ours=self.virtual.running,
+            recent=self.virtual.recent(now),
             age=now - self.report.at if self.report else math.inf,
             unusable="" if alive else self.failure or "not connected yet",
             turn=self.turn,

@@ -7,13 +7,15 @@ import signal
 import site
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from roomful.dispatch.control import ask
 from tests.support.inv import CHECKOUT, Project
+from tests.support.sleepers import alive, new_mark
+from tests.support.waiting import wait_until
 
 
 def install(folder: Path) -> Path:
@@ -31,6 +33,18 @@ def install(folder: Path) -> Path:
     (programs / "dsh").write_bytes((CHECKOUT / "roomful" / "dispatch" / "dsh.sh").read_bytes())
     (programs / "dsh").chmod(0o755)
     return programs
+
+
+def pretend_load(dsh: Sequence[str], environment: Mapping[str, str], host: str, load: float) -> None:
+    """Mount a load average over /proc/loadavg of a host in a namespace: by itself it has this machine's."""
+    mark = new_mark()
+    argv = [*dsh, "-n", "--on", host, "sleep", mark]
+    with subprocess.Popen(argv, cwd="/", env=environment) as process:
+        (pid,) = wait_until(lambda: alive(mark, "sleep"), 10)
+        text = f"{load:.2f} {load:.2f} {load:.2f} 1/100 1"
+        script = f"echo {text} > /tmp/loadavg-of-a-test && mount --bind /tmp/loadavg-of-a-test /proc/loadavg"
+        subprocess.run(["nsenter", "--mount", f"--target={pid}", "--", "sh", "-c", script], check=True)
+        process.kill()
 
 
 @dataclass

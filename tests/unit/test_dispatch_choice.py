@@ -66,6 +66,11 @@ def test_hosts_above_the_greatest_load_are_left_out() -> None:
     assert why_none(hosts, Limits(max_load=1.9)) == "a: load 2.00 a CPU is above 1.9; b: load 3.00 a CPU is above 1.9"
 
 
+def test_commands_that_have_ended_are_no_load_that_could_be_too_much() -> None:
+    assert best(seen("a", 1.0, virtual=5.0, recent=5.0), limits=Limits(max_load=0.25)) == "a"
+    assert best(seen("a", 1.0, virtual=5.0, recent=4.0), limits=Limits(max_load=0.25)) is None
+
+
 def test_hosts_that_were_tried_are_left_out() -> None:
     assert best(seen("a"), seen("b", 3.0), limits=Limits(avoid=frozenset({"a"}))) == "b"
 
