@@ -154,6 +154,8 @@ def submission(sheet: Sheet, folder: Path, rounds: int, count: int) -> None:
             if queued != count:
                 queue.reset()
                 queue.submit(specs[:queued])
+            # Not while the server writes its file anew: its child takes a core, and each page changed costs a copy.
+            wait_until(lambda: not rewriting(server.client()), 120)
             agent = Scripted(queue, "claimer", cpus=2000)
             # A fast one in ten: what others on this machine do shows in the slow ones.
             times[queued] = statistics.quantiles((claim_time(agent) for _ in range(1000)), n=10)[0]
@@ -165,6 +167,12 @@ def submission(sheet: Sheet, folder: Path, rounds: int, count: int) -> None:
 def memory_of(client: Any) -> int:
     """Return what the server's data take."""
     return int(client.info("memory")["used_memory"])
+
+
+def rewriting(client: Any) -> bool:
+    """Tell whether the server rewrites its append-only file."""
+    said = client.info("persistence")
+    return bool(said["aof_rewrite_in_progress"] or said["aof_rewrite_scheduled"])
 
 
 def claim_time(agent: Scripted) -> float:
