@@ -70,8 +70,9 @@ for name in "lab02", "{full_name}", "controller", "192.0.2.1":
 
 @pytest.mark.root
 def test_daemons_of_the_user_survive_the_login_and_are_reaped_when_they_end(two: Lab) -> None:
-    ssh(two, "lab01", "setsid sleep 1.5 >/dev/null 2>&1 </dev/null &")
+    pid = ssh(two, "lab01", "setsid sleep 600 >/dev/null 2>&1 </dev/null & echo $!").stdout
     assert "sleep" in ssh(two, "lab01", "ps -e -o comm=").stdout
+    ssh(two, "lab01", f"kill {pid}")
     wait_until(lambda: "sleep" not in ssh(two, "lab01", "ps -e -o comm=,stat=").stdout, 10)
 
 

@@ -10,10 +10,11 @@ import pytest
 from roomful import lab as labs
 from roomful.errors import InputError
 from roomful.lab import Lab, processes
-from tests.support.lab import CHECKOUT, connect, ssh
+from tests.support.lab import CHECKOUT, LabFactory, connect, ssh
 
 
-def test_a_rootless_host_has_its_own_home_name_and_clean_environment(rootless_lab: Lab) -> None:
+def test_a_rootless_host_has_its_own_home_name_and_clean_environment(lab: LabFactory) -> None:
+    rootless_lab = lab(count=2, rootless=True, own="its homes are looked into")
     folder = rootless_lab.host_directory("lab01")
     script = 'hostname; pwd; echo ~; echo "$TMPDIR"; echo $SHLVL; ls -A'
     lines = ssh(rootless_lab, "lab01", script).stdout.splitlines()
