@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 def start_server(c: Context, on: str = "", tasks: str = "", json: bool = False) -> None:
     """Cluster: start the task queue's server, here or on a host, unless it runs already.
 
-    It listens on no network port, survives logout, and keeps its data over a restart.
+    It listens on no network port, survives logout, and keeps its data over a restart. Where the setting server_url
+    names a Valkey or Redis of yours, a door to that is started instead.
 
     Example:
         inv start-server
@@ -46,6 +47,8 @@ def start_server(c: Context, on: str = "", tasks: str = "", json: bool = False) 
     place = f" on {status.on}" if status.on else ""
     done = "already runs" if already else "started"
     print(f"the server{place} {done}: {status.program}, {status.directory}", file=sys.stderr)
+    if status.why:
+        print(f"note: {status.why}", file=sys.stderr)
     if already and status.outdated:
         print(
             "it runs the code of another version of Roomful; to change that: inv stop-server start-server",

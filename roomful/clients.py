@@ -13,7 +13,7 @@ from typing import Any
 
 from roomful.bundle import Bundle
 from roomful.client_links import Unlinker, check_length, link_record, run_directory
-from roomful.errors import InputError, RoomfulError
+from roomful.errors import RoomfulError
 from roomful.hosts import Host
 from roomful.outcome import HostFailure, Outcomes
 from roomful.queue import Queue
@@ -79,8 +79,6 @@ def start_clients(
     within REGISTER_SECONDS fails with the reason ``not-registered`` and the end of its log.
     Raises ServerError when the server does not run.
     """
-    if settings.server_url:
-        raise InputError("roomful.server_url is set", fix="unset it: agents work for the server of inv start-server")
     server = Server.of(settings)
     cluster = server.state.cluster_name
     with server.access() as access, access.queue(cluster) as queue:

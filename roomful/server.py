@@ -101,11 +101,9 @@ class Server:
     def start(self) -> tuple[ServerStatus, bool]:
         """Start it unless it runs; returns its status once it answers, and whether it ran already.
 
+        With ``server_url`` no Valkey is started: a door leads there, through which the clients' links go.
         Raises ServerError, with the reason from there.
         """
-        if self.settings.server_url:
-            where = self.settings.server_url
-            raise InputError("roomful.server_url names a server of yours", where=where, fix="unset it, or use it")
         known = self.state.read("server", STATE_VERSION)
         if known and known["on"] != self.where:
             other = Server(self.settings, server_host(str(known["on"]), self.settings))
@@ -113,7 +111,7 @@ class Server:
                 fix = "stop it first: inv stop-server"
                 raise ServerError(f"the server runs on {known['on'] or 'this machine'}", fix=fix)
         settings = {name: getattr(self.settings, name) for name in KEEPER_SETTINGS}
-        reply = self._ask("start", settings=settings)
+        reply = self._ask("start", settings=settings, upstream=self.settings.server_url)
         place = {"on": self.where, "directory": reply["directory"], "socket": reply["socket"]}
         place["zipapp"] = f"{reply['directory']}/{reply['zipapp']}"
         self.state.write("server", place, STATE_VERSION)
@@ -157,7 +155,8 @@ class Server:
         Raises ServerError when the server does not run or does not answer.
         """
         cluster = self.state.cluster_name
-        if self.settings.server_url:
+        if self.settings.server_url and self.state.read("server", STATE_VERSION) is None:
+            # Nobody has started a door to it: as long as there are no clients, none is needed.
             with Queue.connect(self.settings.server_url, cluster) as queue:
                 yield queue
             return

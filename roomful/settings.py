@@ -55,7 +55,7 @@ class Settings:
     parallel: int = 512
     #: Where the server runs: empty means this machine, else a host.
     server_on: str = ""
-    #: Use this Redis-protocol server instead of starting one (``unix:///path`` or ``rediss://...``).
+    #: Use this Redis-protocol server instead of an own Valkey (``rediss://...``, ``redis://...``, ``unix:///path``).
     server_url: str = ""
     #: Folder for the queue's data. Empty: /var/tmp/roomful-UID/CLUSTER.
     server_directory: str = ""

@@ -17,6 +17,7 @@ VERBS: Mapping[str, str] = {
     "server": "roomful.agent.server",
     "supervise": "roomful.agent.supervisor",
     "keeper": "roomful.agent.keeper",
+    "door": "roomful.agent.door",
 }
 
 

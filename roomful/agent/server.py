@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
+from roomful.agent import door
 from roomful.agent.acl import acl_rules
 from roomful.agent.keeper_link import valid_record
 from roomful.agent.private import (
@@ -60,7 +61,7 @@ def start(request: Mapping[str, Any]) -> Reply:
     """Start the server unless it runs, and return its status once it answers.
 
     Takes ``zipapp`` (this program as one file; its name holds its digest), ``candidates`` (Valkey programs to fall
-    back to), ``settings`` (the keeper's).
+    back to), ``settings`` (the keeper's), ``upstream`` (URL of a server to use instead of an own Valkey).
     """
     directory = private_directory(directory_of(request))
     on = file_system(directory)
@@ -72,7 +73,9 @@ def start(request: Mapping[str, Any]) -> Reply:
             # Its supervisor was killed: Valkey is about to end, and starts again below.
             _stop(directory)
         already = Lock(directory / "lock").owner() is not None
-        if not already:
+        if already:
+            _check_engine(directory, request)
+        else:
             _launch(directory, request)
         _wait_until_ready(directory)
         reply = status(request)
@@ -80,8 +83,18 @@ def start(request: Mapping[str, Any]) -> Reply:
         return {**reply, "already": already, "outdated": outdated}
 
 
-def _launch(directory: Path, request: Mapping[str, Any]) -> None:
-    """Write what the supervisor reads, and start it; returns when it holds the lock."""
+def _check_engine(directory: Path, request: Mapping[str, Any]) -> None:
+    """Refuse to take a server that runs for another one."""
+    running = str((read_json(directory / "server.json") or {}).get("upstream", ""))
+    wanted = door.parse(request["upstream"]).where if request.get("upstream") else ""
+    if running != wanted:
+        names = [name or "a Valkey of its own" for name in (running, wanted)]
+        what = f"the server runs with {names[0]}, not with {names[1]}"
+        raise Refusal(what, where=str(directory), fix="stop it first: inv stop-server")
+
+
+def _own_valkey(directory: Path, request: Mapping[str, Any], socket_path: str) -> dict[str, Any]:
+    """Write what a Valkey of our own reads; returns its part of the plan."""
     lost = data_without_manifest(directory)
     if lost:
         fix = "put it back, or start anew: inv stop-server --forget"
@@ -91,24 +104,48 @@ def _launch(directory: Path, request: Mapping[str, Any]) -> None:
     program = find_program([*request.get("candidates", ()), *map(str, sorted(directory.glob("bin/valkey-server*")))])
     private_directory(directory / "data")
     private_directory(directory / "bin")
-    socket_path = socket_path_in(directory, str(request["cluster"]))
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(socket_path)
-    zipapp = keep_zipapp(directory, Path(request["zipapp"]))
-    passwords = passwords_in(directory)
     rules = " ".join(acl_rules(str(request["cluster"])))
-    write_atomically(directory / "users.acl", acl_file(passwords, rules, program).encode())
+    write_atomically(directory / "users.acl", acl_file(passwords_in(directory), rules, program).encode())
     write_atomically(directory / "valkey.conf", configuration(directory, socket_path, program).encode())
     link_tool(directory, program.path)
+    return {
+        "engine": [program.path, str(directory / "valkey.conf")],
+        "program_version": f"{program.name} {'.'.join(map(str, program.version))}",
+    }
+
+
+def _other_server(directory: Path, request: Mapping[str, Any], command: list[str]) -> dict[str, Any]:
+    """Look at the user's own server and write what the door to it reads; returns its part of the plan."""
+    url = str(request["upstream"])
+    found = door.prepare(url, str(request["cluster"]), passwords_in(directory)["agent"])
+    write_json(directory / "upstream.json", {"url": url})
+    return {
+        "engine": [*command, "door", str(directory)],
+        "program_version": found.program_version,
+        "upstream": found.where,
+        "own_user": found.own_user,
+        "notes": found.notes,
+    }
+
+
+def _launch(directory: Path, request: Mapping[str, Any]) -> None:
+    """Write what the supervisor reads, and start it; returns when it holds the lock."""
+    socket_path = socket_path_in(directory, str(request["cluster"]))
+    zipapp = keep_zipapp(directory, Path(request["zipapp"]))
     command = [sys.executable, "-I", "-S", str(zipapp)]
+    if request.get("upstream"):
+        engine = _other_server(directory, request, command)
+    else:
+        engine = _own_valkey(directory, request, socket_path)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(socket_path)
     plan = {
         "version": VERSION,
         "cluster": request["cluster"],
-        "program": program.path,
-        "program_version": f"{program.name} {'.'.join(map(str, program.version))}",
         "socket": socket_path,
         "command": command,
         "settings": dict(request.get("settings", {})),
+        **engine,
     }
     write_json(directory / "server.json", plan)
     with contextlib.suppress(FileNotFoundError):
@@ -190,7 +227,7 @@ def status(request: Mapping[str, Any]) -> Reply:
     }
     if not running:
         return reply
-    reply["why"] = state.get("why", "")
+    reply["why"] = "; ".join(filter(None, [state.get("why", ""), *plan.get("notes", ())]))
     reply["links"] = (read_json(directory / "links.json") or {}).get("links", {})
     reply["uptime_seconds"] = time.monotonic() - state.get("started_monotonic", time.monotonic())
     for name in ("supervisor", "valkey", "keeper", "valkey_restarts", "keeper_restarts"):
@@ -250,7 +287,7 @@ def _ask_valkey(socket_path: str, password: str) -> Reply:
             "enabled": bool(info["aof_enabled"]),
             "last_write": info["aof_last_write_status"],
             "last_rewrite": info["aof_last_bgrewrite_status"],
-            "size_bytes": info["aof_current_size"],
+            "size_bytes": info.get("aof_current_size", 0),
             "waits_for_disk": bool(info.get("aof_pending_bio_fsync", 0)),
         },
     }
@@ -267,6 +304,8 @@ def stop(request: Mapping[str, Any]) -> Reply:
         reply["data_bytes"] = size_of(directory / "data")
         reply["clients"] = len((read_json(directory / "clients.json") or {}).get("clients", {}))
         if request.get("forget"):
+            if upstream := read_json(directory / "upstream.json"):
+                door.forget(str(upstream["url"]), str(request["cluster"]))
             forget(directory)
             reply["forgotten"] = True
     return reply

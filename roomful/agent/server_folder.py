@@ -28,6 +28,7 @@ OWN_FILES = (
     "status.json",
     "supervisor.log",
     "supervisor.log.1",
+    "upstream.json",
     "users.acl",
     "valkey.conf",
     "valkey.log",

@@ -141,7 +141,8 @@ class Supervisor:
         self.plan = plan
         self.password = passwords_in(directory)["controller"]
         self.log = logger_to(directory / "supervisor.log")
-        self.valkey = Child("valkey", [plan["program"], str(directory / "valkey.conf")], keep=(lock.fd,))
+        # Valkey itself, or the door to a server of the user's.
+        self.valkey = Child("valkey", plan["engine"], keep=(lock.fd,))
         self.keeper = Child("keeper", [*plan["command"], "keeper", str(directory)])
         self.state = "starting"
         self.why = ""
