@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from roomful.endpoint import endpoint_of, identities, public_key
+from roomful.endpoint import endpoint_of
 from roomful.errors import InputError, MissingProgram, RoomfulError
 from roomful.hosts import Host
+from roomful.identity import identities, public_key
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.secret import Secret
 from roomful.settings import Settings

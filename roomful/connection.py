@@ -21,12 +21,14 @@ import paramiko
 
 from roomful.channel import Input, converse
 from roomful.dialer import Dialer
-from roomful.endpoint import Endpoint, Identity, endpoint_of, identities
+from roomful.endpoint import Endpoint, endpoint_of
 from roomful.hosts import Host
+from roomful.identity import Identity, identities
 from roomful.known_hosts import KnownHosts, PresentedKey, Verdict, host_pattern
 from roomful.outcome import HostFailure
 from roomful.secret import Secret
 from roomful.settings import Settings
+from roomful.transport import QuickTransport
 
 #: A connection whose packets stay unanswered for this long is lost (TCP_USER_TIMEOUT, in milliseconds).
 LOST_AFTER_MS = 30_000
@@ -80,15 +82,17 @@ class Shared:
 class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is untyped
     """A Fabric Connection that checks host keys, keeps deadlines, and runs commands byte-exactly."""
 
-    # Fabric's Connection takes unknown attributes for configuration unless they exist on the class.
+    # Fabric looks up whether what is set belongs to the configuration; here nothing does, and 256 hosts set a lot.
+    __setattr__ = object.__setattr__
+
+    # What is set before fabric's own __init__ is looked up there all the same.
     entry: Host = Host("unset")
     endpoint: Endpoint | None = None
     shared: Shared | None = None
     _socket: socket | None = None
-    _process: Any = None
 
-    def __init__(self, entry: Host, shared: Shared) -> None:
-        endpoint = endpoint_of(entry, shared.settings)
+    def __init__(self, entry: Host, shared: Shared, endpoint: Endpoint | None = None) -> None:
+        endpoint = endpoint or endpoint_of(entry, shared.settings)
         super().__init__(endpoint.host, user=endpoint.user, port=endpoint.port, config=shared.config)
         self.entry = entry
         self.endpoint = endpoint
@@ -156,21 +160,11 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         with contextlib.suppress(OSError):
             sock.setsockopt(6, TCP_USER_TIMEOUT, LOST_AFTER_MS)
         timeout = self.settings.login_timeout_seconds
-        transport = paramiko.Transport(sock)
-        transport.daemon = True
+        transport = QuickTransport(sock)
         transport.banner_timeout = transport.handshake_timeout = transport.auth_timeout = timeout
-        transport.use_compression(False)
-        options = transport.get_security_options()
-        options.kex = _first(options.kex, "ecdh-sha2-nistp256", "curve25519-sha256@libssh.org")
-        options.ciphers = _first(options.ciphers, "aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-        if key_types:
-            wanted = [
-                t for t in options.key_types if t in key_types or (t[:9] == "rsa-sha2-" and "ssh-rsa" in key_types)
-            ]
-            if not wanted:
-                transport.close()
-                raise HostFailure("host-key", f"known only by a key of type {', '.join(key_types)}")
-            options.key_types = tuple(wanted)
+        if key_types and not transport.ask_for(key_types):
+            transport.close()
+            raise HostFailure("host-key", f"known only by a key of type {', '.join(key_types)}")
         start = time.monotonic()
         try:
             transport.start_client(timeout=timeout)
@@ -344,11 +338,6 @@ def _dial_one(endpoint: Endpoint, settings: Settings) -> socket:
     if isinstance(answer, HostFailure):
         raise answer
     return answer
-
-
-def _first(offered: Sequence[str], *preferred: str) -> tuple[str, ...]:
-    front = tuple(name for name in preferred if name in offered)
-    return front + tuple(name for name in offered if name not in front)
 
 
 def _short(line: str) -> str:

@@ -89,3 +89,9 @@ def test_a_file_that_includes_itself_is_refused(settings: Settings, tmp_path: Pa
     (tmp_path / "loop").write_text(f"Include {tmp_path}/loop\n")
     with pytest.raises(InputError, match="nested"):
         endpoint_of(Host("x"), settings.replace(ssh_config="loop"))
+
+
+def test_a_port_that_is_none_is_refused(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "odd").write_text("Host x\n  Port ssh\n")
+    with pytest.raises(InputError, match="ssh_config of x: Port ssh: not a port"):
+        endpoint_of(Host("x"), settings.replace(ssh_config="odd"))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[2]
-#: The SSH layer: what connects, what reads ssh_config and keys for it, and what keeps one channel open.
+#: The SSH layer: what connects, what reads keys for it, and what keeps one channel open.
 SSH = {
     CHECKOUT / "roomful" / name
-    for name in ("ssh.py", "connection.py", "channel.py", "endpoint.py", "remote_stream.py")
+    for name in ("ssh.py", "connection.py", "channel.py", "identity.py", "transport.py", "remote_stream.py")
 }
 
 
