@@ -133,6 +133,7 @@ def parse_client(
         seconds_since_heartbeat=max(0.0, silence),
         busy_with=str(now.get("busy_with", "")),
         about=said,
+        runnable=int(now.get("runnable", 0)),
     )
 
 

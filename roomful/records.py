@@ -149,3 +149,5 @@ class ClientRecord:
     busy_with: str = ""
     #: What it said of itself when it registered: python, version, pid, workdir ...
     about: Mapping[str, Any] = field(default_factory=dict)
+    #: Threads on a CPU or waiting for one, as of the last heartbeat.
+    runnable: int = 0

@@ -135,3 +135,11 @@ def load() -> float:
         return os.getloadavg()[0]
     except OSError:
         return 0.0
+
+
+def runnable(loadavg: Path = Path("/proc/loadavg")) -> int:
+    """Return how many threads are on a CPU or wait for one, besides the one that asks."""
+    try:
+        return max(0, int(loadavg.read_text().split()[3].partition("/")[0]) - 1)
+    except (OSError, ValueError, IndexError):
+        return 0

@@ -328,6 +328,7 @@ class Worker:
         """Describe us for the heartbeat; called from its thread."""
         return {
             "load": round(host.load(), 2),
+            "runnable": host.runnable(),
             "memory_free": self._memory.memory.free,
             "running": len(self._attempts),
             "waiting": len(self._waiting),

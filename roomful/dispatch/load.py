@@ -27,6 +27,8 @@ class Report:
     memory: int
     memory_free: int
     at: float
+    #: Who said it: the ``launcher`` that the dispatcher asks, or the cluster's ``agent`` there.
+    source: str = "launcher"
 
     @classmethod
     def of(cls, said: Mapping[str, Any], at: float) -> Report:

@@ -18,10 +18,14 @@ from roomful.settings import Settings
 from roomful.warm import WarmHosts
 
 from .choice import Limits, Score, choose, why_none
+from .heartbeats import Heartbeats
 from .load import PERIOD_SECONDS, HostLoad, Report, VirtualLoad
 
 #: Pauses before a host that was lost or could not be reached is tried again, in seconds; the last one stays.
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+#: A host whose agent was heard within this time need not be asked: agents beat every 2 s. Older, and it is asked, so
+#: that a report is there before the last one is too old to count.
+HEARD_SECONDS = 2 * PERIOD_SECONDS
 
 
 class NoHost(Exception):
@@ -42,6 +46,10 @@ class Seat:
     tries: int = 0
     next_try: float = 0.0
     turn: int = 0
+
+    def told(self, now: float) -> bool:
+        """Whether an agent there tells its load anyway."""
+        return self.report is not None and self.report.source == "agent" and now - self.report.at <= HEARD_SECONDS
 
     def seen(self, now: float) -> HostLoad:
         """Return the host as the choice sees it."""
@@ -74,16 +82,19 @@ class Pool:
         self._seats = {host.label: Seat(host) for host in hosts}
         self._score = score
         self._warm = WarmHosts(settings)
+        self._heartbeats = Heartbeats(settings, self._heard)
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._turns = 0
 
     def __enter__(self) -> Pool:
         threading.Thread(target=self._look_after, daemon=True, name="loads").start()
+        self._heartbeats.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._closed.set()
+        self._heartbeats.close()
         self._warm.close()
 
     def rows(self) -> list[dict[str, Any]]:
@@ -150,10 +161,10 @@ class Pool:
                     if seat.commands is None and not seat.connecting and seat.next_try <= now:
                         seat.connecting = True
                         missing.append(seat)
-                alive = [seat.commands for seat in self._seats.values() if seat.commands is not None]
+                asked = [seat.commands for seat in self._seats.values() if seat.commands and not seat.told(now)]
             if missing:
                 threading.Thread(target=self._connect, args=(missing,), daemon=True, name="connect").start()
-            for commands in alive:
+            for commands in asked:
                 commands.ask_load()
             if self._closed.wait(PERIOD_SECONDS):
                 return
@@ -185,6 +196,17 @@ class Pool:
         with self._changed, contextlib.suppress(ValueError):
             seat.report = Report.of(said, now)
             seat.virtual.reported(now)
+            self._changed.notify_all()
+
+    def _heard(self, reports: Mapping[str, Report]) -> None:
+        now = time.monotonic()
+        with self._changed:
+            for label, report in reports.items():
+                seat = self._seats.get(label)
+                # Only what we are connected to can be used; its launcher may have said something newer.
+                if seat and seat.commands and (seat.report is None or report.at > seat.report.at):
+                    seat.report = report
+                    seat.virtual.reported(now)
             self._changed.notify_all()
 
 

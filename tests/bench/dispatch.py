@@ -28,6 +28,7 @@ from roomful.lab import Lab, LabOptions
 from roomful.report import table
 from roomful.settings import Settings
 from tests.support.dispatcher import install, pretend_load
+from tests.support.inv import CHECKOUT
 
 #: The goals: times ssh's time; times the equal share; share of linear speed-up.
 GOAL_RATIO, GOAL_SHARE, GOAL_SPEEDUP = 2.5, 1.3, 0.8
@@ -251,7 +252,10 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=60)
     options = parser.parse_args()
     name = f"bench{os.getpid()}"
-    with tempfile.TemporaryDirectory() as folder:
+    # The lab's hosts see this machine's files, but have a /tmp of their own each.
+    shared = CHECKOUT / ".roomful"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=shared) as folder:
         for wanted, cpus, parts in (
             (8, None, {"files": 0}),
             (4, CPUS, {"rounds": 0, "burst": 0}),

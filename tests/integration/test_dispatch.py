@@ -7,7 +7,6 @@ import json
 import os
 import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from tests.support.dispatcher import Room, install
 from tests.support.inv import project_for
 from tests.support.lab import lab, rootless_lab
 from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree, wait_until_gone
+from tests.support.terminal import read_all
 from tests.support.waiting import wait_until
 
 __all__ = ["lab", "rootless_lab"]
@@ -315,7 +315,7 @@ def test_a_terminals_input_is_passed_on(room: Room) -> None:
         os.execve(room.programs / "dsh", ["dsh", "sh", "-c", "read a; echo got:$a; cat"], dict(room.environment))
     try:
         os.write(terminal, b"one\n")
-        screen = read_all(terminal, b"got:one")
+        screen = read_all(terminal, lambda screen: b"got:one" in screen)
         os.write(terminal, b"two\n\x04")
         screen += read_all(terminal)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, screen
@@ -323,20 +323,6 @@ def test_a_terminals_input_is_passed_on(room: Room) -> None:
         assert screen.count(b"two") == 2
     finally:
         os.close(terminal)
-
-
-def read_all(terminal: int, until: bytes = b"\0 the end") -> bytes:
-    screen, deadline = b"", time.monotonic() + 15
-    while until not in screen and time.monotonic() < deadline:
-        if select.select([terminal], [], [], 0.1)[0]:
-            try:
-                chunk = os.read(terminal, 65536)
-            except OSError:
-                break
-            if not chunk:
-                break
-            screen += chunk
-    return screen
 
 
 # --- who, and where ---

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from roomful.agent.host import Cgroup, cpus, memory
+from roomful.agent.host import Cgroup, cpus, memory, runnable
 
 GIB = 1 << 30
 MEMINFO = "MemTotal: 16777216 kB\nMemFree: 1048576 kB\nMemAvailable: 8388608 kB\nBuffers: 0 kB\nCached: 0 kB\n"
@@ -101,3 +101,9 @@ def test_a_group_path_from_outside_a_container_falls_back_to_the_root(tree: Path
 def test_an_old_kernel_without_memavailable_counts_its_caches(tree: Path) -> None:
     (tree / "meminfo").write_text("MemTotal: 1000 kB\nMemFree: 100 kB\nBuffers: 20 kB\nCached: 30 kB\n")
     assert memory(write(tree, {}), tree / "meminfo") == (1000 * 1024, 150 * 1024)
+
+
+def test_the_run_queue_is_without_who_asks(tmp_path: Path) -> None:
+    (tmp_path / "loadavg").write_text("1.50 1.00 0.50 4/300 4711\n")
+    assert runnable(tmp_path / "loadavg") == 3
+    assert runnable(tmp_path / "absent") == 0
