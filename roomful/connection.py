@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import shlex
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from roomful.endpoint import Endpoint, endpoint_of
 from roomful.hosts import Host
 from roomful.identity import Identity, identities
 from roomful.known_hosts import KnownHosts, PresentedKey, Verdict, host_pattern
+from roomful.login_shell import command_line, not_found
 from roomful.outcome import HostFailure
 from roomful.secret import Secret
 from roomful.settings import Settings
@@ -226,7 +226,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         ``command-timeout``, ``lost``.
         """
         self.open()
-        line = command if isinstance(command, str) else shlex.join(command)
+        line = command if isinstance(command, str) else command_line(command)
         seconds = self.settings.command_timeout_seconds if timeout is None else timeout
         deadline = time.monotonic() + seconds
         try:
@@ -268,7 +268,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
             check=False,
             on_output=on_output,
         )
-        if done.exit_code in (126, 127) and b"python3" in done.stderr:
+        if not_found("python3", done.exit_code, done.stderr):
             raise HostFailure("no-python", "python3 (3.8 or newer) is needed there")
         if check and done.exit_code != 0:
             raise failure_of(done.exit_code, done.stderr or done.stdout)

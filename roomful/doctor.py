@@ -167,7 +167,7 @@ class _Examination:
 
 
 def _sh(connection: HostConnection, script: str, *words: str, timeout: float) -> Completed:
-    # Over standard input: csh as a login shell could not take several lines in quotes.
+    # Over standard input: a line this long is more than some login shells take.
     return connection.execute(["sh", "-s", "--", *words], stdin=script.encode(), timeout=timeout, check=False)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any
 
+from roomful.login_shell import not_found
 from roomful.outcome import HostFailure
 from roomful.remote import frames
 from roomful.remote_process import Launch, Listener, RemoteProcess
@@ -51,7 +52,6 @@ def launcher_source() -> bytes:
 
 def launcher_argv(length: int) -> list[str]:
     """Return the argv that reads a program of ``length`` bytes from stdin, not a byte more, and runs it."""
-    # One line: csh, as a login shell, takes no newline between quotes.
     read = f"while len(d)<{length}:d+=os.read(0,{length}-len(d)) or sys.exit(1)"
     return ["python3", "-I", "-S", "-c", f'import os,sys;d=b"";exec("{read}");exec(d)']
 
@@ -156,7 +156,7 @@ class HostCommands:
         if data:
             return data
         code, words = self._stream.last_words()
-        if code in (126, 127):
+        if code in (126, 127) or not_found("python3", code, words.encode()):
             raise HostFailure("no-python", "python3 (3.8 or newer) is needed there")
         raise HostFailure(
             "lost", f"the launcher ended: {words or f'exit {code}'}" if code > 0 else "the connection broke"

@@ -10,7 +10,6 @@ import contextlib
 import json
 import os
 import secrets
-import shlex
 import subprocess
 import threading
 import time
@@ -23,6 +22,7 @@ from roomful import host_program, report
 from roomful.children import dying_with_us
 from roomful.errors import InputError
 from roomful.hosts import Host
+from roomful.login_shell import command_line
 from roomful.manifest import Manifest
 from roomful.openssh import KEX_ALGORITHMS, ssh_argv
 from roomful.outcome import HostFailure
@@ -187,7 +187,7 @@ def _hop_argv(user: str, address: str, port: int) -> list[str]:
         "Ciphers": CIPHERS,
     }
     options = [word for key, value in words.items() for word in ("-o", f"{key}={value}")]
-    return ["ssh", *options, "-p", str(port), "-l", user, "--", address, shlex.join(_loader())]
+    return ["ssh", *options, "-p", str(port), "-l", user, "--", address, command_line(_loader())]
 
 
 def _send(
@@ -206,7 +206,7 @@ def _send(
         "seed": head.hop["seed"],
         "hops": [stop.hop for stop in rest],
     }
-    argv = [*dying_with_us(), *ssh_argv(head.host, settings, command=[shlex.join(_loader())])]
+    argv = [*dying_with_us(), *ssh_argv(head.host, settings, command=[command_line(_loader())])]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None

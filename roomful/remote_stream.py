@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import threading
 from collections.abc import Sequence
 
 import paramiko
 
+from roomful.login_shell import command_line
 from roomful.outcome import HostFailure
 from roomful.ssh import HostConnection
 
@@ -29,7 +29,7 @@ class RemoteStream:
         self._sending = threading.Lock()
         try:
             self._channel = connection.transport.open_session(timeout=connection.settings.login_timeout_seconds)
-            self._channel.exec_command(shlex.join(argv))
+            self._channel.exec_command(command_line(argv))
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostFailure("lost", f"cannot start a program: {error}") from error
 

@@ -280,7 +280,8 @@ def failure(code: int, stderr: str) -> HostFailure:
     detail = next((line for line in lines if not line.startswith("rsync error:")), lines[-1] if lines else "")
     if "is your shell clean" in stderr:
         return HostFailure("error", "the login shell there prints something (~/.bashrc), which breaks rsync")
-    if "command not found" in stderr or (code == 127 and "rsync" in stderr):
+    # As bash, csh and fish say it.
+    if re.search(r"[Cc]ommand not found|Unknown command", stderr) or (code == 127 and "rsync" in stderr):
         return HostFailure("no-program", detail)
     if code in (30, 35):
         return HostFailure("lost", f"nothing moved for {SILENCE_SECONDS} s")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import tempfile
@@ -20,6 +19,7 @@ from roomful.agent.private import SOCKET_PATH_BYTES
 from roomful.agent.valkey import ping
 from roomful.errors import ServerError
 from roomful.hosts import Host
+from roomful.login_shell import command_line
 from roomful.openssh import ssh_argv
 from roomful.queue import Queue
 from roomful.settings import Settings
@@ -72,7 +72,7 @@ def tunnel(host: Host, settings: Settings, known: Mapping[str, Any]) -> Iterator
             raise ServerError(
                 "the name of the temporary folder is too long", where=str(folder), fix="set TMPDIR=/tmp"
             )
-        remote = shlex.join(["python3", "-I", "-S", str(known["zipapp"]), "server", "access", directory])
+        remote = command_line(["python3", "-I", "-S", str(known["zipapp"]), "server", "access", directory])
         options = ["-T", "-o", "ExitOnForwardFailure=yes", "-o", "StreamLocalBindMask=0177"]
         options += ["-o", "ControlMaster=no", "-o", "ControlPath=none", "-o", "RemoteCommand=none"]
         options += ["-L", f"{local}:{escaped(socket)}"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -19,6 +20,7 @@ import pytest
 from roomful import lab as labs
 from roomful.hosts import write_host_list
 from roomful.lab import Lab, LabOptions, cgroups, network, processes, store
+from roomful.lab.namespaces import NamespaceMachines
 from roomful.lab.netns import call_inside
 from roomful.settings import Settings
 
@@ -129,6 +131,27 @@ def ssh(
     return subprocess.run(
         argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout, check=False
     )
+
+
+def as_root(lab: Lab, host: str, script: str) -> None:
+    """Run a shell script as root inside a host with namespaces: what it mounts is there until the host goes off."""
+    pid = NamespaceMachines(lab).init_pid(lab.host(host))
+    argv = ["nsenter", "--mount", "--uts", "--net", "--pid", f"--target={pid}", "--", "sh", "-ec", script]
+    subprocess.run(argv, stdin=subprocess.DEVNULL, check=True, timeout=30)
+
+
+def change_shell(lab: Lab, host: str, program: str) -> None:
+    """Give the student of one host another login shell; skips the test where it is not installed."""
+    path = shutil.which(program, path="/usr/bin:/bin")
+    need(None if path else f"not installed: {program}")
+    assert path
+    change_file(lab, host, "/etc/passwd", f"/^student:/s,[^:]*$,{path},")
+
+
+def change_file(lab: Lab, host: str, path: str, edit: str) -> None:
+    """Put an edited copy (a sed script) of a file over it on one host alone."""
+    copy = f"/run/changed-{path.replace('/', '-')}"
+    as_root(lab, host, f"sed {shlex.quote(edit)} {path} > {copy}; chmod 644 {copy}; mount --bind {copy} {path}")
 
 
 def connect(lab: Lab, host: str, seconds: float = 1.0) -> str:

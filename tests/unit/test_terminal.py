@@ -28,7 +28,7 @@ def test_it_may_ask_and_still_checks_keys_and_forwards_nothing(settings: Setting
 
 @pytest.mark.parametrize(
     ("command", "line"),
-    [(["cd x && ls"], "cd x && ls"), (["printf", "%s", "a b;c"], "printf %s 'a b;c'")],
+    [(["cd x && ls"], "cd x && ls"), (["printf", "%s", "a b;c"], "printf '%s' 'a b;c'")],
     ids=["a line", "words"],
 )
 def test_a_command_is_one_argument(settings: Settings, command: list[str], line: str) -> None:
