@@ -342,6 +342,19 @@ def test_many_cancelled_tasks_do_not_hold_up_a_claim(queue: Queue) -> None:
     assert calls == 3
 
 
+def test_a_host_with_room_for_thousands_of_tasks_gets_them_in_several_calls(queue: Queue) -> None:
+    add(queue, *(f"echo {number}" for number in range(5000)))
+    agent = Scripted(queue, "huge", cpus=2000)
+    got: list[tuple[int, int]] = []
+    statuses = []
+    while len(got) < 5000:
+        got += agent.claim(5000 - len(got), ahead=5000, cpu=10**9)
+        statuses.append(agent.status)
+    assert got == [(number, 1) for number in range(1, 5001)]
+    assert statuses == ["more", "more", "ok"]
+    assert agent.claim(token=agent.token) == got[4000:], "a repeat of the last"
+
+
 def test_retry_starts_anew_but_keeps_number_and_history(queue: Queue) -> None:
     add(queue, "a")
     agent = Scripted(queue, "h")

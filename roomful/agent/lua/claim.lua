@@ -7,31 +7,28 @@
 -- ARGV[5]  free CPU, thousandths
 -- ARGV[6]  free memory, MiB
 -- Returns {status, id, attempt, payload, class, id, ...}: status 'ok', 'more' (ask again at once: dead entries took up
--- the call), 'draining' or 'unknown' (register first).
+-- the call, or it asked for more than one call gives), 'draining' or 'unknown' (register first).
 local agent, token = ARGV[1], ARGV[2]
 local size = call('HGET', P .. 'sizes', agent)
 if not size or not call('ZSCORE', P .. 'lease', agent) then
   return {'unknown'}
 end
 
-local function answer(ids)
+-- What an earlier call has claimed, as far as it is still so.
+local function answer_again(ids)
   local reply = {'ok'}
   if #ids == 0 then
     return reply
   end
   local payloads = call('HMGET', P .. 'task', unpack(ids))
   local records = call('HMGET', P .. 'running', unpack(ids))
-  local some_tries = call('HLEN', P .. 'tries') > 0
   for i, id in ipairs(ids) do
-    if payloads[i] and records[i] then
-      local attempt, holder = string.match(records[i], '^(%d+),%d+,(.*)$')
-      if holder == agent then
-        local class = some_tries and load_tries(id).class or class_of(payloads[i])
-        reply[#reply + 1] = id
-        reply[#reply + 1] = attempt
-        reply[#reply + 1] = payloads[i]
-        reply[#reply + 1] = class
-      end
+    local attempt, _, holder = parse_running(records[i])
+    if payloads[i] and holder == agent then
+      reply[#reply + 1] = id
+      reply[#reply + 1] = int(attempt)
+      reply[#reply + 1] = payloads[i]
+      reply[#reply + 1] = load_tries(id).class or class_of(payloads[i])
     end
   end
   return reply
@@ -43,7 +40,7 @@ if last and string.match(last, '^%S+') == token then
   for id in string.gmatch(last, ' (%d+)') do
     ids[#ids + 1] = id
   end
-  return answer(ids)
+  return answer_again(ids)
 end
 local host = host_of(agent)
 if call('SISMEMBER', P .. 'draining', host) == 1 then
@@ -53,10 +50,13 @@ end
 local now = now_ms()
 local total_cpu, total_memory = string.match(size, '^(%d+) (%d+)$')
 total_cpu, total_memory = tonumber(total_cpu), tonumber(total_memory)
-local slots, ahead = tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Lua hands at most some thousand arguments to one command.
+local most_to_start, most_ahead = 1500, 500
+local slots, ahead = math.min(tonumber(ARGV[3]), most_to_start), math.min(tonumber(ARGV[4]), most_ahead)
 local cpu, memory = tonumber(ARGV[5]), tonumber(ARGV[6])
 local some_void = call('SCARD', P .. 'void') > 0
-local claimed = {}
+-- Ids, and what the reply says of each.
+local claimed, payloads, classes = {}, {}, {}
 -- A call passes over this many cancelled tasks at most, so that it never holds up the server.
 local patience_for_dead = 5000
 
@@ -75,13 +75,14 @@ local function others_for(need_cpu, need_memory)
   return able
 end
 
-local function take(id)
+local function take(id, class, payload)
   if some_void and call('SREM', P .. 'void', id) == 1 then
     patience_for_dead = patience_for_dead - 1
     return
   end
-  if call('HEXISTS', P .. 'task', id) == 1 then
+  if payload then
     claimed[#claimed + 1] = id
+    payloads[id], classes[id] = payload, class
     return true
   end
 end
@@ -116,7 +117,7 @@ local function take_retries(class, want, need_cpu, need_memory)
     end
     if not left then
       call('LREM', key, 1, id)
-      if take(id) then
+      if take(id, class, call('HGET', P .. 'task', id)) then
         taken = taken + 1
       end
     end
@@ -132,8 +133,9 @@ local function take_fresh(class, want)
     if not ids or #ids == 0 then
       break
     end
-    for _, id in ipairs(ids) do
-      if take(id) then
+    local found = call('HMGET', P .. 'task', unpack(ids))
+    for i, id in ipairs(ids) do
+      if take(id, class, found[i]) then
         taken = taken + 1
       end
     end
@@ -194,20 +196,20 @@ end
 if slots > 0 and patience_for_dead > 0 then
   call('SADD', P .. 'hungry', agent)
 end
+local reply = {(patience_for_dead <= 0 or #claimed >= most_to_start) and 'more' or 'ok'}
 if #claimed > 0 then
   local fields = {}
   local some_tries = call('HLEN', P .. 'tries') > 0
-  for _, id in ipairs(claimed) do
-    local attempt = some_tries and load_tries(id).attempt + 1 or 1
+  local since = ',' .. int(now) .. ',' .. agent
+  for i, id in ipairs(claimed) do
+    local attempt = some_tries and int(load_tries(id).attempt + 1) or '1'
     fields[#fields + 1] = id
-    fields[#fields + 1] = int(attempt) .. ',' .. int(now) .. ',' .. agent
+    fields[#fields + 1] = attempt .. since
+    local at = i * 4 - 2
+    reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = id, attempt, payloads[id], classes[id]
   end
   call('HSET', P .. 'running', unpack(fields))
   call('SADD', P .. 'held:' .. agent, unpack(claimed))
   call('HSET', P .. 'claims', agent, token .. ' ' .. table.concat(claimed, ' '))
-end
-local reply = answer(claimed)
-if patience_for_dead <= 0 then
-  reply[1] = 'more'
 end
 return reply

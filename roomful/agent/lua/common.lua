@@ -117,18 +117,25 @@ local function add_host(tries, host, now)
   table.insert(tries.hosts, host)
 end
 
--- Attempt, claim time and agent of a running task; nothing if it does not run.
-local function running_of(id)
-  local record = call('HGET', P .. 'running', id)
+-- Attempt, claim time and agent of a record in 'running'; nothing for none.
+local function parse_running(record)
   if record then
     local attempt, claimed, agent = string.match(record, '^(%d+),(%d+),(.*)$')
     return tonumber(attempt), tonumber(claimed), agent
   end
 end
 
+-- The same of a task; nothing if it does not run.
+local function running_of(id)
+  return parse_running(call('HGET', P .. 'running', id))
+end
+
+local function result_text(state, attempt, claimed, ended, duration, agent, detail)
+  return string.format('%s,%.0f,%.0f,%.0f,%.0f,%s\n', state, attempt, claimed, ended, duration, agent) .. detail
+end
+
 local function put_result(id, state, attempt, claimed, ended, duration, agent, detail)
-  call('HSET', P .. 'result', id, table.concat(
-    {state, int(attempt), int(claimed), int(ended), int(duration), agent}, ',') .. '\n' .. detail)
+  call('HSET', P .. 'result', id, result_text(state, attempt, claimed, ended, duration, agent, detail))
   if state ~= 'done' then
     call('SADD', P .. state, id)
     local payload = call('HGET', P .. 'task', id)

@@ -62,36 +62,56 @@ local function fail(id, attempt, claimed, ended, duration, detail)
   return 'retry'
 end
 
+-- All at once where reports ask the same of the server: most are of tasks that are done.
+local reports, ids = {}, {}
 for i = 2, #ARGV do
-  local report = ARGV[i]
   local id, attempt, state, ago, duration, out_length, err_length, start =
-    string.match(report, '^(%d+) (%d+) (%a+) (%d+) (%d+) (%d+) (%d+)\n()')
-  attempt = tonumber(attempt)
-  local stop = string.find(report, '\n', start, true)
-  local detail = string.sub(report, start, stop - 1)
-  local held, claimed, holder = running_of(id)
-  if held == attempt and holder == agent then
-    local ended = now - tonumber(ago)
-    take_from(agent, id)
-    keep_output('stdout', id, string.sub(report, stop + 1, stop + out_length), attempt > 1)
-    keep_output('stderr', id, string.sub(report, stop + 1 + out_length, stop + out_length + err_length), attempt > 1)
-    if state == 'done' then
-      put_result(id, 'done', attempt, claimed, ended, tonumber(duration), agent, detail)
+    string.match(ARGV[i], '^(%d+) (%d+) (%a+) (%d+) (%d+) (%d+) (%d+)\n()')
+  ids[i - 1] = id
+  reports[i - 1] = {attempt = tonumber(attempt), state = state, ended = now - tonumber(ago),
+    duration = tonumber(duration), out_length = tonumber(out_length), err_length = tonumber(err_length), start = start}
+end
+local records = #ids > 0 and call('HMGET', P .. 'running', unpack(ids)) or {}
+local gone, results, accepted = {}, {}, {}
+
+for i, id in ipairs(ids) do
+  local report, text = reports[i], ARGV[i + 1]
+  local attempt = report.attempt
+  local held, claimed, holder = parse_running(records[i])
+  if held == attempt and holder == agent and not accepted[id] then
+    accepted[id] = true
+    local stop = string.find(text, '\n', report.start, true)
+    local detail = string.sub(text, report.start, stop - 1)
+    local middle = stop + report.out_length
+    keep_output('stdout', id, string.sub(text, stop + 1, middle), attempt > 1)
+    keep_output('stderr', id, string.sub(text, middle + 1, middle + report.err_length), attempt > 1)
+    if report.state == 'done' then
+      gone[#gone + 1] = id
+      results[#results + 1] = id
+      results[#results + 1] =
+        result_text('done', attempt, claimed, report.ended, report.duration, agent, detail)
+      call('XADD', P .. 'log', '*', 'i', id, 'a', int(attempt))
       done = done + 1
-      replies[#replies + 1] = 'ok'
+      replies[i] = 'ok'
     else
-      replies[#replies + 1] = fail(id, attempt, claimed, ended, tonumber(duration), detail)
+      take_from(agent, id)
+      replies[i] = fail(id, attempt, claimed, report.ended, report.duration, detail)
     end
   else
     local reply = repeated(id, attempt)
     if not reply then
       reply = 'late'
       if call('HLEN', P .. 'late') < 1000 then
-        call('HSETNX', P .. 'late', id .. ':' .. int(attempt), agent .. '\n' .. report)
+        call('HSETNX', P .. 'late', id .. ':' .. int(attempt), agent .. '\n' .. text)
       end
     end
-    replies[#replies + 1] = reply
+    replies[i] = reply
   end
+end
+if done > 0 then
+  call('HDEL', P .. 'running', unpack(gone))
+  call('SREM', P .. 'held:' .. agent, unpack(gone))
+  call('HSET', P .. 'result', unpack(results))
 end
 if done + failed > 0 then
   count_ended(host, done, failed, now)
