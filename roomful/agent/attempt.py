@@ -13,6 +13,7 @@ import time
 from typing import Any, Mapping, NamedTuple, Sequence
 
 from roomful.agent.capture import Capture
+from roomful.agent.pipes import Pipes
 from roomful.agent.processes import descendants, freeze, memory_of, send, send_group, thaw
 from roomful.agent.report import Report
 from roomful.agent.task import TaskClass, TaskSpec
@@ -75,7 +76,7 @@ class Attempt:
     """A running attempt. ``fate`` says why we end it, where we do."""
 
     def __init__(
-        self, claimed: Claimed, slot: int, environment: Mapping[bytes, bytes], workdir: str, base: str
+        self, claimed: Claimed, slot: int, environment: Mapping[bytes, bytes], workdir: str, base: str, pipes: Pipes
     ) -> None:
         """Start it; raises OSError or ValueError if it cannot be started. ``base`` names files for large outputs."""
         self.task_id = claimed.task_id
@@ -112,9 +113,9 @@ class Attempt:
                 opened.append(stdin)
             else:
                 stdin = _nothing()
-            out_read, out_write = os.pipe()
+            out_read, out_write = pipes.take()
             opened += [out_read, out_write]
-            err_read, err_write = os.pipe()
+            err_read, err_write = pipes.take()
             opened += [err_read, err_write]
             actions = [
                 (os.POSIX_SPAWN_DUP2, stdin, 0),
@@ -130,8 +131,8 @@ class Attempt:
         for fd in opened:
             if fd not in (out_read, err_read):
                 os.close(fd)
-        self.stdout = Capture(out_read, base + ".stdout")
-        self.stderr = Capture(err_read, base + ".stderr")
+        self.stdout = Capture(out_read, base + ".stdout", pipes)
+        self.stderr = Capture(err_read, base + ".stderr", pipes)
         self.deadline = None if self.spec.timeout is None else self.started + self.spec.timeout
 
     def end(self, fate: str, grace: float, detail: str = "") -> None:

@@ -13,6 +13,7 @@ from typing import Iterator, Mapping
 from roomful.agent.attempt import Attempt, Claimed
 from roomful.agent.capture import Capture
 from roomful.agent.orphans import Orphans
+from roomful.agent.pipes import Pipes
 from roomful.agent.spool import Spool
 
 #: A task's streams are watched from this age on: many tasks have ended by then, and are read once.
@@ -29,6 +30,7 @@ class Attempts:
         self._workdir = workdir
         self._spool = spool
         self._epoll = epoll
+        self._pipes = Pipes()
         self.running: dict[int, Attempt] = {}
         #: First process gone, survivors being killed.
         self.closing: list[Attempt] = []
@@ -51,7 +53,7 @@ class Attempts:
     def start(self, claimed: Claimed, slot: int) -> Attempt:
         """Start one; raises OSError or ValueError if it cannot be started."""
         base = self._spool.base(claimed.task_id, claimed.attempt)
-        attempt = Attempt(claimed, slot, self._environment, self._workdir, base)
+        attempt = Attempt(claimed, slot, self._environment, self._workdir, base, self._pipes)
         self.running[attempt.pid] = attempt
         self._young.append(attempt)
         return attempt

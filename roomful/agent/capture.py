@@ -6,6 +6,8 @@ import contextlib
 import fcntl
 import os
 
+from roomful.agent.pipes import Pipes
+
 #: A stream up to this size travels to the queue; of a larger one only its two ends do, half of this each.
 INLINE_BYTES = 64 * 1024
 _HALF = INLINE_BYTES // 2
@@ -18,9 +20,12 @@ _F_SETPIPE_SZ = 1031
 class Capture:
     """One stream of one attempt: in memory as long as it is short, then in a file of the spool."""
 
-    def __init__(self, fd: int, path: str) -> None:
+    def __init__(self, fd: int, path: str, pipes: Pipes) -> None:
+        """``fd`` is a reading end of one of ``pipes``, ``path`` the file for what is too much."""
         self.fd = fd
         self.open = True
+        self._pipes = pipes
+        self._at_end = False
         self.size = 0
         self._path = path
         self._kept = b""
@@ -28,7 +33,6 @@ class Capture:
         self._file = -1
         #: Why the file lacks what came after some point, e.g. a full disk.
         self.trouble = ""
-        os.set_blocking(fd, False)
 
     def read(self) -> bool:
         """Take what there is; False at the end of the stream. At most 1 MiB, so that others have their turn."""
@@ -39,9 +43,10 @@ class Capture:
             except BlockingIOError:
                 return True
             except OSError:
-                data = b""
-            if not data:
                 self.open = False
+                return False
+            if not data:
+                self.open, self._at_end = False, True
                 return False
             taken += len(data)
             self._take(data)
@@ -56,7 +61,7 @@ class Capture:
 
     def close(self) -> bytes:
         """Close the stream; return it as the queue keeps it: ``[SIZE PATH] LF`` and the bytes, or their two ends."""
-        os.close(self.fd)
+        self._release()
         if self._file < 0:
             return b"\n" + self._kept if self.size else b""
         os.close(self._file)
@@ -65,11 +70,15 @@ class Capture:
 
     def discard(self) -> None:
         """Close the stream and keep nothing of it."""
-        os.close(self.fd)
+        self._release()
         if self._file >= 0:
             os.close(self._file)
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
+
+    def _release(self) -> None:
+        # A pipe that has been made larger is not kept: a user may only have so many of these.
+        self._pipes.give(self.fd, self._at_end and self._file < 0)
 
     def _take(self, data: bytes) -> None:
         self.size += len(data)

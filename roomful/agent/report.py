@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+#: Made once: ``json.dumps`` makes an encoder for each call.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @dataclass
 class Report:
@@ -27,5 +30,5 @@ class Report:
         ago = max(0, int((time.monotonic() - self.ended) * 1000))
         took = max(0, round(self.seconds * 1000))
         head = f"{self.task_id} {self.attempt} {self.state} {ago} {took} {len(self.stdout)} {len(self.stderr)}"
-        said = json.dumps(self.detail, separators=(",", ":"))
+        said = _encode(self.detail)
         return f"{head}\n{said}\n".encode("ascii") + self.stdout + self.stderr

@@ -96,9 +96,7 @@ class Worker:
         while True:
             for fd, _ in self._epoll.poll(self._patience()):
                 self._ready(fd)
-            gone = self._attempts.reap()
-            for attempt in gone:
-                self._finish(attempt, alone=len(gone) == 1 and not self._attempts)
+            self._collect()
             self._read_mail()
             now = time.monotonic()
             if now >= self._next_tick:
@@ -200,13 +198,28 @@ class Worker:
         self._tick_by(attempt.deadline)
         self._tick_by(attempt.started + LOOK_SECONDS)
 
-    def _finish(self, attempt: Attempt, alone: bool) -> None:
-        self._attempts.drain(attempt)
-        self.ledger.give(attempt.needs, attempt.slot)
-        self._appetite.ended(attempt.ended - attempt.started)
-        if not attempt.fate and attempt.was_killed and self._memory.kernel_has_killed():
+    def _collect(self) -> None:
+        """Let go of what has ended. What waits for its place is started first: the rest is done while that runs."""
+        gone = self._attempts.reap()
+        if not gone:
+            return
+        for attempt in gone:
+            self.ledger.give(attempt.needs, attempt.slot)
+            self._appetite.ended(attempt.ended - attempt.started)
+            if not attempt.fate and attempt.was_killed:
+                self._explain_kill(attempt, alone=len(gone) == 1 and not self._attempts)
+        self._start_waiting(time.monotonic())
+        for attempt in gone:
+            self._finish(attempt)
+
+    def _explain_kill(self, attempt: Attempt, alone: bool) -> None:
+        """Find out whether the kernel has killed it for memory."""
+        if self._memory.kernel_has_killed():
             verdict = self._memory.verdict_on_killed(attempt, alone)
             attempt.fate, attempt.detail, attempt.memory_mib = verdict.fate, verdict.detail, verdict.need_mib
+
+    def _finish(self, attempt: Attempt) -> None:
+        self._attempts.drain(attempt)
         if attempt.fate == "revoked":
             attempt.discard()
             self._let_go(attempt.task_id, attempt.number)

@@ -10,13 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roomful.agent.capture import INLINE_BYTES, Capture
+from roomful.agent.pipes import Pipes
 from roomful.queue_wire import parse_output
 
 
 def capture(pieces: list[bytes], path: Path) -> bytes:
     """Push pieces through a pipe and a capture; return what the queue would keep."""
-    reading, writing = os.pipe()
-    stream = Capture(reading, str(path))
+    pipes = Pipes()
+    reading, writing = pipes.take()
+    stream = Capture(reading, str(path), pipes)
     for piece in pieces:
         for start in range(0, len(piece), 32768):
             os.write(writing, piece[start : start + 32768])
@@ -53,8 +55,9 @@ def test_long_streams_are_whole_in_their_file(tmp_path: Path, size: int) -> None
 
 
 def test_a_full_disk_cuts_the_file_and_says_so(tmp_path: Path) -> None:
-    reading, writing = os.pipe()
-    stream = Capture(reading, "/dev/full")
+    pipes = Pipes()
+    reading, writing = pipes.take()
+    stream = Capture(reading, "/dev/full", pipes)
     os.write(writing, b"x" * 60_000)
     stream.read()
     os.write(writing, b"y" * 60_000)
