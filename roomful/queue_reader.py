@@ -16,6 +16,8 @@ from roomful.records import ClientRecord, Counts, Output, State, TaskRecord
 
 Progress = Callable[[Counts], None]
 
+#: Ends gather for this long before they are asked for, and for longer where much is left to do.
+GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.2
 #: Records fetched in one round trip, and ids handed to one call of a script.
 _PAGE = 1000
 
@@ -160,12 +162,14 @@ class QueueReader(QueueConnection):
         cursor = self.log_end()
         missing = None if ids is None else self._unfinished(set(ids))
         next_count = next_check = 0.0
+        pause = GATHER_SECONDS
         while True:
             now = time.monotonic()
             ended = missing is not None and not missing
             if ended or now >= min(next_count, deadline):
                 counts = self.counts()
                 next_count = now + 1.0
+                pause = min(MOST_GATHER_SECONDS, max(GATHER_SECONDS, (counts.todo + counts.running) / 20_000))
                 if progress:
                     progress(counts)
                 if ended or (missing is None and counts.todo + counts.running == 0):
@@ -179,14 +183,17 @@ class QueueReader(QueueConnection):
                 continue
             block = max(1, int((min(next_count, deadline) - now) * 1000))
             with self._answering():
-                reply: Any = self._redis.xread({self.keys.log: cursor}, block=block, count=_PAGE)
-            for key, fields in reply[0][1] if reply else ():
-                cursor = key.decode()
-                if missing is not None:
-                    missing.discard(int(fields[b"i"]))
+                count = 1 if missing is None else _PAGE
+                reply: Any = self._redis.xread({self.keys.log: cursor}, block=block, count=count)
+            if reply and missing is None:
+                # Which tasks have ended does not matter, and reading it would cost more than ending them.
+                cursor = self.log_end()
+            elif reply and missing is not None:
+                cursor = reply[0][1][-1][0].decode()
+                missing.difference_update(int(fields[b"i"]) for _, fields in reply[0][1])
             if reply:
                 # Let some more gather, rather than ask for each alone.
-                time.sleep(0.02)
+                time.sleep(pause if missing is None else GATHER_SECONDS)
                 next_count = min(next_count, now + 0.1) if missing is None else next_count
 
     def _ids_of(self, state: State | None) -> Iterable[int]:
