@@ -19,14 +19,13 @@ from roomful.bundle import build_bundle
 from roomful.errors import ServerError
 from roomful.queue import TaskSpec
 from roomful.settings import Settings
-from tests.support.history import Recorder, problems
+from tests.support.history import Recorder, Size, problems
 from tests.support.nemesis import Cluster, Nemesis
 from tests.support.server import clean_up, processes_of
 
 SECONDS = float(os.environ.get("ROOMFUL_CHAOS_SECONDS", "40"))
 SEED = int(os.environ.get("ROOMFUL_CHAOS_SEED") or random.randrange(2**32))
-#: Thousandths of CPUs.
-SIZES = {"ash": 2000, "elm": 3000, "fir": 1500}
+SIZES = {"ash": Size(2000, 1024), "elm": Size(3000, 512), "fir": Size(1500, 2048)}
 LEASE_SECONDS = 4.0
 #: What waits after the last fault must be done within this.
 DRAIN_SECONDS = 90.0
@@ -99,7 +98,10 @@ class Submitter(threading.Thread):
     def _task(self, number: int) -> TaskSpec:
         beats = self._dice.choices((0, 1, 4, 40), (60, 25, 14, 1))[0]
         cpus = self._dice.choices((0.1, 0.25, 0.5, 1, 1.5, 2.5), (30, 30, 20, 15, 4, 1))[0]
-        return self._recorder.task(f"{number}", beats, cpus)
+        # More than all CPUs' tasks together is asked for now and then: memory is what some of them wait for.
+        memory = self._dice.choices((0, 64, 300, 500, 1000), (40, 25, 20, 10, 5))[0]
+        # Only the host with the least memory has so many CPUs.
+        return self._recorder.task(f"{number}", beats, cpus, min(memory, 500) if cpus > 2 else memory)
 
 
 @pytest.mark.timeout(SECONDS + 2 * DRAIN_SECONDS + 60)

@@ -11,14 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from roomful.agent.task import MIB
 from roomful.bundle import pack
 from roomful.queue import TaskSpec
 from roomful.records import TaskRecord, Try
 from tests.support.agents import PATIENCE, Room, Wire, a_room
-from tests.support.history import History, Mark, Recorder, problems
+from tests.support.history import History, Mark, Recorder, Size, problems
 from tests.support.waiting import wait_until
 
-SIZES = {"far": 2000, "near": 2000}
+SIZES = {"far": Size(2000, 1024), "near": Size(2000, 1024)}
 
 
 @pytest.fixture
@@ -92,6 +93,13 @@ def many_tasks_at_once(room: Room, recorder: Recorder) -> None:
     assert room.queue.wait(timeout=PATIENCE)
 
 
+def large_tasks_at_once(room: Room, recorder: Recorder) -> None:
+    """Of these the CPUs carry twenty, the memory two."""
+    room.start("near", cpus=2, memory_bytes=SIZES["near"].memory_mib * MIB)
+    submit(room, recorder, *(recorder.task(str(number), 4, 0.1, 400) for number in range(6)))
+    assert room.queue.wait(timeout=PATIENCE)
+
+
 @pytest.mark.parametrize(
     ("scenario", "name", "right", "wrong", "says"),
     [
@@ -100,12 +108,16 @@ def many_tasks_at_once(room: Room, recorder: Recorder) -> None:
             "did not get done: running", id="a claim without a record of who has it",
         ),
         pytest.param(
-            a_report_comes_late, "lua/finish.lua", "if held == attempt and holder == agent then", "if held then",
+            a_report_comes_late, "lua/finish.lua", "held == attempt and holder == agent and not", "held and not",
             "attempt 2 was started, and the result is of attempt 1", id="a finish that ignores the attempt",
         ),
         pytest.param(
             many_tasks_at_once, "ledger.py", "self.used_cpu += needs.cpu_milli", "pass",
-            "near has 2 CPUs; what ran on it at one time asked for", id="a ledger that forgets",
+            "near has 2 CPUs; what ran on it at one time asked for", id="a ledger that forgets CPUs",
+        ),
+        pytest.param(
+            large_tasks_at_once, "ledger.py", "self.used_memory += needs.memory_mib", "pass",
+            "near has 1024 MiB; what ran on it at one time asked for", id="a ledger that forgets memory",
         ),
     ],
 )  # fmt: skip
@@ -134,12 +146,12 @@ def good_history() -> History:
     twice = TaskRecord(id=1, state="done", spec=spec, attempt=2, host="near", tries=(lost,))
     once = TaskRecord(id=2, state="done", spec=spec, attempt=1, host="near")
     marks = [
-        Mark("far", "start", 1, 1, 2000, 1.0),
-        Mark("far", "alive", 1, 1, 2000, 1.5),
-        Mark("near", "start", 1, 2, 2000, 2.0),
-        Mark("near", "end", 1, 2, 2000, 2.5),
-        Mark("near", "start", 2, 1, 1000, 2.5),
-        Mark("near", "end", 2, 1, 1000, 2.5),
+        Mark("far", "start", 1, 1, Size(2000, 600), 1.0),
+        Mark("far", "alive", 1, 1, Size(2000, 600), 1.5),
+        Mark("near", "start", 1, 2, Size(2000, 600), 2.0),
+        Mark("near", "end", 1, 2, Size(2000, 600), 2.5),
+        Mark("near", "start", 2, 1, Size(1000, 600), 2.5),
+        Mark("near", "end", 2, 1, Size(1000, 600), 2.5),
     ]
     records = {1: (twice, b"1 2 near\n"), 2: (once, b"2 1 near\n")}
     return History({1, 2}, marks, records, [(1, 2), (2, 1)], SIZES)
@@ -170,8 +182,16 @@ LIES: list[tuple[str, Callable[[History], History], str]] = [
     ("logged otherwise", lambda good: dataclasses.replace(good, accepted=[(1, 1), (2, 1)]), "attempt 1 was logged"),
     ("no end", lambda good: with_marks(good, without="end"), "and did not end there"),
     ("not there", lambda good: with_record(good, host="far"), "accepted from far and did not end there"),
-    ("old attempt", lambda good: with_marks(good, Mark("far", "start", 1, 3, 1, 9.0)), "attempt 3 was started, and"),
-    ("same attempt twice", lambda good: with_marks(good, Mark("far", "start", 1, 2, 1, 9.0)), "started 2 times"),
+    (
+        "old attempt",
+        lambda good: with_marks(good, Mark("far", "start", 1, 3, Size(1, 1), 9.0)),
+        "attempt 3 was started, and",
+    ),
+    (
+        "same attempt twice",
+        lambda good: with_marks(good, Mark("far", "start", 1, 2, Size(1, 1), 9.0)),
+        "started 2 times",
+    ),
     ("does not rise", lambda good: with_record(good, tries=(Try(2, "far", "lost", "", 1),)), "attempts do not rise"),
     ("output of another", lambda good: with_record(good, output=b"1 1 far\n"), "is not of the accepted attempt 2"),
     ("left", lambda good: dataclasses.replace(good, left=["sleep 9"]), "still there: sleep 9"),
@@ -189,17 +209,20 @@ def test_every_lie_is_found(lie: Callable[[History], History], says: str) -> Non
 
 
 def test_too_much_is_found_whoever_came_first() -> None:
-    early = Mark("near", "start", 3, 1, 1000, 2.2)
+    early = Mark("near", "start", 3, 1, Size(1000, 600), 2.2)
     record = TaskRecord(id=3, state="done", spec=TaskSpec(command="x"), attempt=1, host="near")
     good = good_history()
     records = {**good.records, 3: (record, b"3 1 near\n")}
     marks = [*good.marks, early, dataclasses.replace(early, what="end", at=3.0)]
     history = dataclasses.replace(good, marks=marks, records=records, accepted=[*good.accepted, (3, 1)])
-    assert problems(history) == ["near has 2 CPUs; what ran on it at one time asked for 3"]
+    assert problems(history) == [
+        "near has 2 CPUs; what ran on it at one time asked for 3",
+        "near has 1024 MiB; what ran on it at one time asked for 1200",
+    ]
 
 
 def test_marks_are_of_this_run_only(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path)
     assert list(recorder.marks()) == []
-    (tmp_path / "marks-a-b").write_text("start 1 2 500 3.25\n")
-    assert list(recorder.marks()) == [Mark("a-b", "start", 1, 2, 500, 3.25)]
+    (tmp_path / "marks-a-b").write_text("start 1 2 500 64 3.25\n")
+    assert list(recorder.marks()) == [Mark("a-b", "start", 1, 2, Size(500, 64), 3.25)]

@@ -12,8 +12,9 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from roomful.agent.task import MIB
 from roomful.queue import Queue, TaskSpec
 from roomful.records import TaskRecord
 
@@ -23,7 +24,7 @@ BEAT_SECONDS = 0.05
 _SCRIPT = """\
 mark() {
     read -r now rest </proc/uptime
-    echo "$1 $ROOMFUL_TASK_ID $ROOMFUL_ATTEMPT $cpu $now" >>"$marks$ROOMFUL_HOST"
+    echo "$1 $ROOMFUL_TASK_ID $ROOMFUL_ATTEMPT $cpu $memory $now" >>"$marks$ROOMFUL_HOST"
 }
 mark start
 while [ "$beats" -gt 0 ]; do sleep %g; mark alive; beats=$((beats - 1)); done
@@ -34,6 +35,13 @@ echo "$ROOMFUL_TASK_ID $ROOMFUL_ATTEMPT $ROOMFUL_HOST"
 What = Literal["start", "alive", "end"]
 
 
+class Size(NamedTuple):
+    """What a host has to give, or what a task asks for."""
+
+    cpu_milli: int
+    memory_mib: int
+
+
 @dataclass(frozen=True)
 class Mark:
     """A line that a task wrote about itself."""
@@ -42,7 +50,7 @@ class Mark:
     what: What
     task: int
     attempt: int
-    cpu_milli: int
+    needs: Size
     at: float
 
 
@@ -53,7 +61,7 @@ class Stay:
     host: str
     task: int
     attempt: int
-    cpu_milli: int
+    needs: Size
     start: float
     last: float
     #: Whether it came to its own end.
@@ -71,8 +79,8 @@ class History:
     records: Mapping[int, tuple[TaskRecord, bytes]]
     #: The queue's log of final states: id and attempt, in order.
     accepted: Collection[tuple[int, int]]
-    #: Thousandths of CPUs of each host.
-    sizes: Mapping[str, int]
+    #: What each host has.
+    sizes: Mapping[str, Size]
     #: Processes that are there after everything was stopped: their command lines.
     left: Collection[str] = field(default=())
 
@@ -86,20 +94,23 @@ class Recorder:
         self._script.write_text(_SCRIPT % BEAT_SECONDS)
         self.acknowledged: set[int] = set()
 
-    def task(self, name: str, beats: int, cpus: float, retries: int = 1000) -> TaskSpec:
-        """Make a task that lives for a number of beats."""
-        values = f"marks={shlex.quote(str(self._folder / 'marks-'))} cpu={round(cpus * 1000)} beats={beats}"
-        return TaskSpec(command=f"{values}; . {self._script} # {name}", cpus=cpus, retries=retries)
+    def task(self, name: str, beats: int, cpus: float, memory_mib: int = 0) -> TaskSpec:
+        """Make a task that lives for a number of beats, and only says that it needs memory."""
+        marks = shlex.quote(str(self._folder / "marks-"))
+        values = f"marks={marks} cpu={round(cpus * 1000)} memory={memory_mib} beats={beats}"
+        return TaskSpec(
+            command=f"{values}; . {self._script} # {name}", cpus=cpus, memory_bytes=memory_mib * MIB, retries=1000
+        )
 
     def marks(self) -> Iterator[Mark]:
         """Read what the tasks have written."""
         for path in sorted(self._folder.glob("marks-*")):
             for line in path.read_text().splitlines():
-                what, task, attempt, cpu, at = line.split()
-                host = path.name.partition("-")[2]
-                yield Mark(host, what, int(task), int(attempt), int(cpu), float(at))  # type: ignore[arg-type]  # What
+                what, task, attempt, cpu, memory, at = line.split()
+                host, needs = path.name.partition("-")[2], Size(int(cpu), int(memory))
+                yield Mark(host, what, int(task), int(attempt), needs, float(at))  # type: ignore[arg-type]  # What
 
-    def history(self, queue: Queue, sizes: Mapping[str, int], left: Collection[str] = ()) -> History:
+    def history(self, queue: Queue, sizes: Mapping[str, Size], left: Collection[str] = ()) -> History:
         """Gather everything; nothing may run any more."""
         records = list(queue.tasks())
         outputs: list[bytes] = []
@@ -149,7 +160,7 @@ def _stays(marks: Iterable[Mark]) -> tuple[list[Stay], list[str]]:
             continue
         first, last = starts[0], max(mark.at for mark in said)
         whole = any(mark.what == "end" for mark in said)
-        stays.append(Stay(first.host, task, attempt, first.cpu_milli, first.at, last, whole))
+        stays.append(Stay(first.host, task, attempt, first.needs, first.at, last, whole))
     return stays, found
 
 
@@ -171,16 +182,27 @@ def _wrong_attempts(record: TaskRecord, output: bytes, stays: Collection[Stay]) 
         yield f"{who}: the output is not of the accepted attempt {record.attempt} on {record.host}: {output!r}"
 
 
-def _over_committed(stays: Iterable[Stay], sizes: Mapping[str, int]) -> Iterator[str]:
+def _over_committed(stays: Iterable[Stay], sizes: Mapping[str, Size]) -> Iterator[str]:
     """Add up what ran at the same time on each host."""
-    changes: dict[str, list[tuple[float, int]]] = defaultdict(list)
+    by_host: dict[str, list[Stay]] = defaultdict(list)
     for stay in stays:
-        changes[stay.host] += [(stay.start, stay.cpu_milli), (stay.last, -stay.cpu_milli)]
-    for host, steps in sorted(changes.items()):
-        used = most = 0
-        # Of one hundredth of a second, ends count first: the clock cannot tell them apart.
-        for _, step in sorted(steps):
-            used += step
-            most = max(most, used)
-        if most > sizes[host]:
-            yield f"{host} has {sizes[host] / 1000:g} CPUs; what ran on it at one time asked for {most / 1000:g}"
+        by_host[stay.host].append(stay)
+    for host, there in sorted(by_host.items()):
+        cpu = _most_at_once((stay.start, stay.last, stay.needs.cpu_milli) for stay in there)
+        memory = _most_at_once((stay.start, stay.last, stay.needs.memory_mib) for stay in there)
+        size = sizes[host]
+        if cpu > size.cpu_milli:
+            yield f"{host} has {size.cpu_milli / 1000:g} CPUs; what ran on it at one time asked for {cpu / 1000:g}"
+        if memory > size.memory_mib:
+            yield f"{host} has {size.memory_mib} MiB; what ran on it at one time asked for {memory}"
+
+
+def _most_at_once(spans: Iterable[tuple[float, float, int]]) -> int:
+    """Return the largest sum of the amounts of spans (start, end, amount) that overlap."""
+    steps = [step for start, end, amount in spans for step in ((start, amount), (end, -amount))]
+    used = most = 0
+    # Of one hundredth of a second, ends count first: the clock cannot tell them apart.
+    for _, step in sorted(steps):
+        used += step
+        most = max(most, used)
+    return most

@@ -17,12 +17,14 @@ from pathlib import Path
 
 from roomful.agent.private import Lock
 from roomful.agent.processes import marked, send
+from roomful.agent.task import MIB
 from roomful.errors import ServerError
 from roomful.queue import Queue
 from roomful.server import Server
 from roomful.settings import Settings
 from roomful.state import ProjectState
 from tests.support.agents import Wire
+from tests.support.history import Size
 from tests.support.processes import argv_of
 from tests.support.waiting import wait_until
 
@@ -30,8 +32,8 @@ from tests.support.waiting import wait_until
 class Cluster:
     """A server with its supervisor and keeper, and an agent for each host behind a wire of its own."""
 
-    def __init__(self, folder: Path, settings: Settings, sizes: Mapping[str, int], bundle: Path) -> None:
-        """``sizes`` are thousandths of CPUs, by host; ``folder`` holds the agents' folders, and the server's."""
+    def __init__(self, folder: Path, settings: Settings, sizes: Mapping[str, Size], bundle: Path) -> None:
+        """``sizes`` are what hosts have to give; ``folder`` holds the agents' folders, and the server's."""
         self.folder = folder
         self.sizes = sizes
         self.bundle = bundle
@@ -63,7 +65,8 @@ class Cluster:
             "password": self.access.passwords["agent"],
             "workdir": str(self.folder / f"work-{host}"),
             "directory": str(self.home(host)),
-            "cpus": self.sizes[host] / 1000,
+            "cpus": self.sizes[host].cpu_milli / 1000,
+            "memory_bytes": self.sizes[host].memory_mib * MIB,
         }
         self._call("agent", "--config", "-", given=json.dumps(config))
 
