@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,11 @@ from invoke import Context, Exit
 from ._step import settings_of, step
 
 if TYPE_CHECKING:
+    from roomful.benchexec.campaign import Leftover
+    from roomful.benchexec.follow import JobEnd
     from roomful.benchexec.judge import Finding
+    from roomful.benchexec.plan import Plan
+    from roomful.benchexec.workers import Worker
 
 
 @step(
@@ -47,19 +53,14 @@ def plan(
         raise InputError("--lines and --json contradict each other", fix="give one of them")
     if options and not lines:
         raise InputError("--options needs --lines", fix="add --lines")
-    try:
-        words = shlex.split(options)
-    except ValueError as error:
-        raise InputError(f"bad --options {options!r}", why=str(error)) from None
+    words = _words(options, "--options")
     made = make_plan(read_definition(Path(definition)), split)
     if lines:
         print("\n".join(task_line(job, definition, words) for job in made.jobs))
     elif json:
         print(reports.to_json(document(made)))
     else:
-        headers = ["job", "run definitions", "task sets", "runs"]
-        rows = [[job.id, ", ".join(job.run_definitions), ", ".join(job.task_sets), job.runs] for job in made.jobs]
-        print(reports.table(rows, headers))
+        print(_plan_table(made))
     sys.stdout.flush()
     print(f"{len(made.jobs)} jobs, {made.runs} runs", file=sys.stderr)
 
@@ -86,24 +87,18 @@ def report(
         inv bench.report benchmarks/all.xml
         inv bench.report benchmarks/all.xml --results results/lab01 --into tables --json
     """
-    import shutil
-
     from roomful import report as reports
     from roomful.benchexec import make_plan, read_definition
     from roomful.benchexec.judge import judge
-    from roomful.benchexec.table import make_table, repeated
-    from roomful.errors import InputError, MissingProgram
+    from roomful.benchexec.table import make_table
+    from roomful.errors import InputError
 
     settings = settings_of(c)
     folder = Path(results) if results else settings.path(settings.results)
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="bring the results with: inv collect")
     made = make_plan(read_definition(Path(definition)), split)
-    # Beside this Python first: it may be in an environment that PATH does not name.
-    beside = str(Path(sys.executable).parent)
-    program = shutil.which("table-generator", path=beside) or shutil.which("table-generator")
-    if program is None:
-        raise MissingProgram("table-generator", "pip install benchexec")
+    program = _table_generator()
     found = judge(made, folder)
     missing = [one for one in found if one.file is None]
     paths: tuple[Path, ...] = ()
@@ -114,8 +109,213 @@ def report(
         rows = [_row(one) for one in found]
         print(reports.to_json({"missing": len(missing), "reports": [str(path) for path in paths], "results": rows}))
     else:
-        headers = ["job", "run_definition", "task_set", "state", "host", "runs", "detail"]
-        print(reports.table([[_row(one)[name] for name in headers] for one in found], headers))
+        _print_findings(found)
+    _warn(found, paths)
+    if missing:
+        raise Exit(_missing_text(missing, len(found)), code=1)
+
+
+@step(
+    help={
+        "definition": "BenchExec's benchmark definition, an XML file; what it names is shipped with it",
+        "tool": "the tool's archive, unpacked once on each machine; its bin/ goes to the front of PATH",
+        "start_script": "run this instead of benchexec, called with definition, task set and name",
+        "name": "name of the run and of its folder in results/bench (default: the definition's)",
+        "split": "a job for each taskset, for each rundefinition, or for both: each pair of them",
+        "resume": "go on with a run whose command was ended; what is finished does not run again",
+        "options": "BenchExec's own options, such as: '--timelimit 900 --numOfThreads 1'",
+        "runexec_options": "options of runexec and BenchExec: '--read-only-dir / --hidden-dir /home'",
+        "mixed_hardware": "accept hosts with different CPUs, although their times do not compare",
+        "notify": "tell these URLs when all is done: https://..., mailto:A@B, ntfy://...; or: off",
+        "notify_each": "tell them also when a machine has finished a job",
+        "mail_to": "e-mail addresses that are told",
+    },
+)
+def run(
+    c: Context,
+    definition: str,
+    hosts: str = "",
+    exclude: str = "",
+    tool: str = "",
+    start_script: str = "",
+    name: str = "",
+    split: str = "taskset",
+    resume: bool = False,
+    options: str = "",
+    runexec_options: str = "",
+    mixed_hardware: bool = False,
+    notify: str = "",
+    notify_each: bool = False,
+    mail_to: str = "",
+    json: bool = False,
+    accept_new_host_keys: bool = False,
+) -> None:
+    """Bench: run a benchmark definition on many machines, one job at a time on each, and merge the results.
+
+    Everything is shipped: BenchExec, the definition's files, the tool. A queue and agents of its own work beside
+    those of the project, and are gone when it ends. A machine is locked while it measures, and waited for while others
+    have locked it.
+
+    Example:
+        inv bench.run all.xml --hosts mine --runexec-options=--no-container
+        inv bench.run all.xml --hosts mine --tool cpachecker.zip --name nightly --mail-to me@example.org --notify-each
+        inv bench.run all.xml --hosts mine --name nightly --resume
+    """
+    from roomful import report as reports
+    from roomful.benchexec import make_plan, read_definition
+    from roomful.benchexec.campaign import Campaign
+    from roomful.benchexec.run import BenchRun, Events, RunOptions, check_options, check_script, identity
+    from roomful.benchexec.stage import Load, check_file
+    from roomful.benchexec.summary import all_message, each_message, summarise
+    from roomful.benchexec.tree import read_tree
+    from roomful.errors import RoomfulError
+
+    from . import _notifying
+    from ._fanout import begin
+
+    made = make_plan(read_definition(Path(definition)), split)
+    load = Load(read_tree(Path(definition)), check_file(tool, "--tool"), check_file(start_script, "--start-script"))
+    check_script(made, load.script)
+    chosen = RunOptions(
+        tuple(_words(runexec_options, "--runexec-options")), tuple(_words(options, "--options")), mixed_hardware
+    )
+    check_options((*chosen.runexec, *chosen.benchexec))
+    program = _table_generator()
+    settings, machines = begin(c, hosts, exclude, accept_new_host_keys=accept_new_host_keys)
+    channels = _notifying.channels(settings, notify, mail_to)
+    campaign = Campaign(name or made.definition.name, settings)
+    place = _notifying.place(settings)
+
+    def job_ended(end: JobEnd) -> None:
+        if notify_each:
+            _notifying.tell(each_message(end, campaign.name, place), channels)
+
+    print(_plan_table(made), file=sys.stderr)
+    campaign.begin(identity(made, load, chosen), resume)
+    bench = BenchRun(campaign, made, load, chosen, Events(_tell, job_ended))
+    try:
+        workers = bench.gather(machines)
+    except RoomfulError:
+        _say_left(campaign.abandon() if not resume else campaign.end(), campaign.name)
+        raise
+    print(reports.table([_worker_cells(one) for one in workers], WORKER_HEADERS), file=sys.stderr, flush=True)
+    if not any(one.state in ("ready", "locked") for one in workers):
+        _say_left(campaign.abandon() if not resume else campaign.end(), campaign.name)
+        raise Exit("inv bench.run: no host can run a job now", code=1)
+    with _going_on(campaign.name):
+        ends = bench.run()
+    left = campaign.end()
+    summary = summarise(made, campaign, ends, program)
+    if json:
+        print(reports.to_json(summary.document()))
+    else:
+        print(reports.table(summary.rows(), summary.HEADERS))
+    _warn(summary.findings, summary.reports)
+    _say_left(left, campaign.name)
+    _notifying.tell(all_message(summary, bench.seconds, place), channels)
+    if summary.missing:
+        raise Exit(f"inv bench.run: {_missing_text(summary.missing, len(summary.findings))}", code=1)
+
+
+@step(help={"name": "name of the run: its folder in results/bench"})
+def stop(c: Context, name: str) -> None:
+    """Bench: end a run that its command has left: its jobs are killed, results that are here stay.
+
+    Example:
+        inv bench.stop --name nightly
+    """
+    from roomful.benchexec.campaign import Campaign
+
+    from ._fanout import enter_lab
+
+    campaign = Campaign(name, settings_of(c))
+    hosts = campaign.hosts()
+    enter_lab(hosts)
+    left = campaign.end()
+    print(f"the run {name} is ended on {len(hosts)} hosts; its results: {campaign.folder}", file=sys.stderr)
+    _say_left(left, name)
+    if left:
+        raise Exit(code=1)
+
+
+def _tell(line: str) -> None:
+    sys.stdout.flush()
+    print(line, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _going_on(name: str) -> Iterator[None]:
+    """Let Ctrl-C say that the jobs go on, how to wait for them again, and how to end them."""
+    from ._step import current_call
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = current_call().line(resume=True)
+        raise Exit(
+            f"the jobs go on; wait for them again: {again}; end them: inv bench.stop {name}", code=130
+        ) from None
+
+
+def _say_left(left: Sequence[Leftover], name: str) -> None:
+    for one in left:
+        print(f"{one.host.label}: not cleaned: {one.why}; later: inv bench.stop {name}", file=sys.stderr)
+
+
+WORKER_HEADERS = ("host", "state", "CPUs", "memory", "CPU", "python", "BenchExec", "why")
+
+
+def _worker_cells(worker: Worker) -> list[Any]:
+    from roomful.report import size
+
+    memory = size(worker.memory_bytes) if worker.memory_bytes else ""
+    facts = [worker.cpus or "", memory, worker.cpu_model, worker.python, worker.version]
+    return [worker.host.label, worker.state, *facts, worker.why]
+
+
+def _words(options: str, flag: str) -> list[str]:
+    """Split a flag's value as a shell does."""
+    from roomful.errors import InputError
+
+    try:
+        return shlex.split(options)
+    except ValueError as error:
+        raise InputError(f"bad {flag} {options!r}", why=str(error)) from None
+
+
+def _plan_table(made: Plan) -> str:
+    from roomful import report as reports
+
+    headers = ["job", "run definitions", "task sets", "runs"]
+    rows = [[job.id, ", ".join(job.run_definitions), ", ".join(job.task_sets), job.runs] for job in made.jobs]
+    return reports.table(rows, headers)
+
+
+def _table_generator() -> str:
+    """Return the path of BenchExec's program; raises MissingProgram."""
+    import shutil
+
+    from roomful.errors import MissingProgram
+
+    # Beside this Python first: it may be in an environment that PATH does not name.
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("table-generator", path=beside) or shutil.which("table-generator")
+    if program is None:
+        raise MissingProgram("table-generator", "pip install benchexec")
+    return program
+
+
+def _print_findings(found: Sequence[Finding]) -> None:
+    from roomful import report as reports
+
+    headers = ["job", "run_definition", "task_set", "state", "host", "runs", "detail"]
+    print(reports.table([[_row(one)[name] for name in headers] for one in found], headers))
+
+
+def _warn(found: Sequence[Finding], paths: Sequence[Path]) -> None:
+    """Say where the reports are, and what makes them doubtful."""
+    from roomful.benchexec.table import repeated
+
     sys.stdout.flush()
     for path in paths:
         print(path, file=sys.stderr)
@@ -125,9 +325,11 @@ def report(
     if again := repeated(found):
         words = f"{len(again)} tasks are in several task sets, and the report shows one run of each"
         print(f"warning: {words}; the first is {again[0]}", file=sys.stderr)
-    if missing:
-        jobs = ", ".join(dict.fromkeys(one.job for one in missing))
-        raise Exit(f"{len(missing)} of {len(found)} results are missing, of the jobs {jobs}", code=1)
+
+
+def _missing_text(missing: Sequence[Finding], total: int) -> str:
+    jobs = ", ".join(dict.fromkeys(one.job for one in missing))
+    return f"{len(missing)} of {total} results are missing, of the jobs {jobs}"
 
 
 def _row(finding: Finding) -> dict[str, Any]:

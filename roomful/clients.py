@@ -103,8 +103,9 @@ def start_clients(
                 "slots": slots,
                 "heartbeat_seconds": settings.heartbeat_seconds,
                 "cut_off_grace_seconds": settings.cut_off_grace_seconds,
+                "host_lock": settings.host_lock,
             }
-            reply = _ask(connection, landing, {"verb": "start", "config": config, "restart": restart})
+            reply = ask(connection, landing, {"verb": "start", "config": config, "restart": restart})
             records[host.label] = link_record(connection, settings, landing, access)
             return Agent(reply["state"], outdated=reply["outdated"], changed=reply["changed"], pid=reply["pid"])
 
@@ -150,10 +151,10 @@ def stop_clients(
                 return Stopped("absent")
             folder = {"directory": landing.directory}
             seconds = 0.0 if now else STOP_SECONDS
-            stopped = _ask(connection, landing, {"verb": "stop", "seconds": seconds, **folder})
+            stopped = ask(connection, landing, {"verb": "stop", "seconds": seconds, **folder})
             # The link last: an agent needs it to give its tasks back.
             unlinker.remove(label)
-            cleaned = _ask(connection, landing, {"verb": "clean", "forget": forget, **folder})
+            cleaned = ask(connection, landing, {"verb": "clean", "forget": forget, **folder})
             if cleaned["left"]:
                 pids = ", ".join(map(str, cleaned["left"]))
                 raise HostFailure("error", f"processes that cannot be ended: {pids}")
@@ -182,12 +183,12 @@ def remove_run_directory(connection: HostConnection, settings: Settings, bundle:
     except Absent:
         return None
     folder = {"directory": landing.directory}
-    if _ask(connection, landing, {"verb": "status", **folder})["state"] == "running":
+    if ask(connection, landing, {"verb": "status", **folder})["state"] == "running":
         raise HostFailure("agent-runs", "first: inv stop-clients")
-    return int(_ask(connection, landing, {"verb": "clean", "forget": forget, **folder})["kept"])
+    return int(ask(connection, landing, {"verb": "clean", "forget": forget, **folder})["kept"])
 
 
-def _ask(connection: HostConnection, landing: Landing, request: Mapping[str, Any]) -> dict[str, Any]:
+def ask(connection: HostConnection, landing: Landing, request: Mapping[str, Any]) -> dict[str, Any]:
     """Send a request to ``roomful.agent.client`` there; raises HostFailure with its reason when it refuses."""
     argv = [landing.python, "-I", "-S", landing.zipapp, "client"]
     done = connection.execute(argv, stdin=json.dumps(request).encode())
@@ -237,7 +238,7 @@ def _with_reasons(
 
     def work(connection: HostConnection) -> str:
         landing = ship_agent(connection, run_directory(connection.entry, settings), bundle, make=False)
-        reply = _ask(connection, landing, {"verb": "status", "directory": landing.directory})
+        reply = ask(connection, landing, {"verb": "status", "directory": landing.directory})
         return str(reply["log"])
 
     logs = {outcome.host.label: outcome.value or "" for outcome in fan_out(silent, work, settings)}

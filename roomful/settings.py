@@ -69,6 +69,9 @@ class Settings:
     agent_silence_seconds: float = 8.0
     #: An agent that cannot reach the server keeps its tasks running for this long.
     cut_off_grace_seconds: float = 600.0
+    #: File on each client whose lock its agent holds while tasks run, for all who want a machine to themselves.
+    #: Empty: none, and for bench.run /tmp/benchexec.lock.
+    host_lock: str = ""
     #: Folder that ``collect`` fills.
     results: str = "results"
     #: Who is told when tasks that are waited for have ended: URLs, separated by blanks. ``--notify`` wins.

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, Mapping
 
-from roomful.agent import control
+from roomful.agent import control, host_lock
 from roomful.agent.private import Lock, Refusal, read_json, write_atomically, write_json
 from roomful.agent.processes import send
 
@@ -159,11 +159,17 @@ def ours(home: Path) -> list[int]:
     return found
 
 
+def holder(request: Mapping[str, Any]) -> Reply:
+    """Say who has locked this machine by the file ``path``: ``holder`` is empty where nobody has."""
+    return {"holder": host_lock.holder(str(request["path"]))}
+
+
 VERBS: dict[str, Callable[[Mapping[str, Any]], Reply]] = {
     "start": start,
     "stop": stop,
     "status": status,
     "clean": clean,
+    "holder": holder,
 }
 
 

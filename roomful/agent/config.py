@@ -33,6 +33,8 @@ class AgentConfig:
     #: What the live settings of these names are where the queue has none; 0: what ``tuning`` says.
     heartbeat_seconds: float = 0.0
     cut_off_grace_seconds: float = 0.0
+    #: File whose lock must be ours while a task runs (see ``host_lock``); empty: none.
+    host_lock: str = ""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> AgentConfig:

@@ -17,6 +17,7 @@ from roomful.agent.appetite import Appetite
 from roomful.agent.attempt import Attempt, Claimed, clean_environment, failed_to_start
 from roomful.agent.attempts import Attempts
 from roomful.agent.config import AgentConfig
+from roomful.agent.host_lock import HostLock
 from roomful.agent.ledger import Ledger
 from roomful.agent.link import Events, Exchange, Heartbeat, Membership, Parcel, Want
 from roomful.agent.mailbox import Mailbox
@@ -66,6 +67,7 @@ class Worker:
         self._mail = Mailbox()
         self._memory = MemoryWatch(self.tuning, self._cgroup)
         self._manners = Manners(self.tuning)
+        self._host_lock = HostLock(config.host_lock)
         #: Why no task may start at present; empty: it may.
         self._refusal = ""
         self._draining = False
@@ -104,6 +106,9 @@ class Worker:
             self._start_waiting(now)
             self._attempts.watch_streams(now)
             self._talk(now)
+            asking = self.heartbeat.claiming and now - self.member.last_contact < SILENT_SECONDS
+            if not (self._attempts or self._waiting or asking):
+                self._host_lock.release()
             if self._stopping and self._all_told(now):
                 break
         self.heartbeat.stop()
@@ -175,7 +180,7 @@ class Worker:
     def _start_waiting(self, now: float) -> None:
         if not self._waiting or not self.ledger.free_slots or self._stopping or self._refusal:
             return
-        if now - self.member.last_contact > SILENT_SECONDS:
+        if now - self.member.last_contact > SILENT_SECONDS or not self._machine_is_ours():
             return
         passed: list[Claimed] = []
         while self._waiting and self.ledger.free_slots and len(passed) < 16:
@@ -265,7 +270,15 @@ class Worker:
         if self._stopping or self._draining or not self._settled or self._refusal or self._outbox.crowded:
             return None
         running = self._attempts.running
-        return self._appetite.want(now, self.ledger, running, len(self._waiting), self._memory.free_mib)
+        want = self._appetite.want(now, self.ledger, running, len(self._waiting), self._memory.free_mib)
+        # The machine is ours before a task is: it would wait here for others' end.
+        return want if want is None or self._machine_is_ours() else None
+
+    def _machine_is_ours(self) -> bool:
+        """Take the whole machine's lock, if one is agreed upon; no task starts while others have it."""
+        refusal = self._host_lock.take()
+        self._refusal = refusal or self._refusal
+        return not refusal
 
     def _received(self, parcel: Parcel) -> None:
         self._outbox.delivered()
@@ -323,6 +336,8 @@ class Worker:
         running, orphans = self._attempts.running.values(), self._attempts.orphans
         self._manners.look(now, sum(attempt.needs.cpu_milli for attempt in running) / 1000)
         refusal = self._manners.refusal() or self._memory.refusal()
+        if self._refusal and not refusal:
+            refusal = self._host_lock.holder()
         if self._refusal and not refusal:
             self._appetite.stir()
         self._refusal = refusal

@@ -6,15 +6,13 @@ meant. Here every set has a name of its own, or the file is refused with what to
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
+from roomful.benchexec.patterns import Patterns
 from roomful.errors import InputError
 
 #: A longer name would not fit into the name of a result file, with the other parts of it.
@@ -56,7 +54,7 @@ def read_definition(path: Path) -> Definition:
 
     Raises InputError for what BenchExec refuses, for what it would silently skip, and for names that collide.
     """
-    root = _parsed(path)
+    root = parsed(path)
     tool = root.get("tool", "")
     if not tool:
         raise InputError("names no tool", where=str(path), fix='write <benchmark tool="...">')
@@ -76,7 +74,8 @@ def read_definition(path: Path) -> Definition:
     return Definition(path, tool, tuple(found))
 
 
-def _parsed(path: Path) -> ElementTree.Element:
+def parsed(path: Path) -> ElementTree.Element:
+    """Read the file; raises InputError for what is no benchmark definition."""
     try:
         root = ElementTree.fromstring(path.read_bytes())
     except OSError as error:
@@ -153,39 +152,7 @@ def result_name(run_definition: str, task_set: str) -> str:
 
 def _count(element: ElementTree.Element, path: Path, run_definition: str) -> int:
     """Count the tasks of a set as BenchExec finds them: included, less excluded, plus those without a file."""
-    variables = {
-        "benchmark_name": path.name.removesuffix(".xml"),
-        "benchmark_path": str(path.parent),
-        "benchmark_path_abs": str(path.parent.absolute()),
-        "benchmark_file": path.name,
-        "benchmark_file_abs": str(path.absolute()),
-        "rundefinition_name": run_definition,
-        "test_name": run_definition,
-    }
-
-    def matching(text: str | None, base: Path) -> Iterator[str]:
-        pattern = _substituted(text or "", variables)
-        yield from glob.glob(os.path.normpath(os.path.join(base, os.path.expandvars(os.path.expanduser(pattern)))))
-
-    def listed(tag: str) -> Iterator[str]:
-        for one in element.findall(tag):
-            for name in matching(one.text, path.parent):
-                for line in Path(name).read_text(errors="surrogateescape").splitlines():
-                    if line.strip() and not line.strip().startswith(("#", "//")):
-                        yield from matching(line.strip(), Path(name).parent)
-
-    try:
-        files = {name for one in element.findall("include") for name in matching(one.text, path.parent)}
-        files |= set(listed("includesfile"))
-        files -= {name for one in element.findall("exclude") for name in matching(one.text, path.parent)}
-        files -= set(listed("excludesfile"))
-    except OSError as error:
-        raise InputError("cannot read a list of tasks", where=str(error.filename), why=error.strerror or "") from None
-    return len(files) + len(element.findall("withoutfile"))
-
-
-def _substituted(text: str, variables: Mapping[str, str]) -> str:
-    return re.sub(r"\$\{(\w+)\}", lambda match: variables.get(match[1], match[0]), text)
+    return len(Patterns(path, run_definition).included(element)) + len(element.findall("withoutfile"))
 
 
 def _place(path: Path, run_definition: str) -> str:

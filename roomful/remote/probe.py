@@ -69,6 +69,7 @@ def main() -> None:
         "temporary_free_bytes": free_bytes(os.environ.get("TMPDIR", "/tmp")),
         "system": f"{platform.system()} {platform.release()}",
         "machine": platform.machine(),
+        "python": platform.python_version(),
     }
     sys.stdout.write(f"\nroomful-probe {json.dumps(facts)}\n")
 
