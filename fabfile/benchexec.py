@@ -153,8 +153,8 @@ def run(
     """Bench: run a benchmark definition on many machines, one job at a time on each, and merge the results.
 
     Everything is shipped: BenchExec, the definition's files, the tool. A queue and agents of its own work beside
-    those of the project, and are gone when it ends. A machine is locked while it measures, and waited for while others
-    have locked it.
+    those of the project, and are gone when it ends. A machine is locked while it measures; one that others have locked
+    is asked again later.
 
     Example:
         inv bench.run all.xml --hosts mine --runexec-options=--no-container
@@ -205,7 +205,7 @@ def run(
     with _going_on(campaign.name):
         ends = bench.run()
     left = campaign.end()
-    summary = summarise(made, campaign, ends, program)
+    summary = summarise(made, campaign, ends, load.tree.root, program)
     if json:
         print(reports.to_json(summary.document()))
     else:

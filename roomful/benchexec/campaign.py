@@ -74,7 +74,7 @@ class Campaign:
             host_lists="host_lists",
             identity_file=key,
             host_lock=settings.host_lock or LOCK,
-            workdir=f"{settings.workdir.rstrip('/')}-bench/{cluster}",
+            workdir=f"{settings.workdir.rstrip('/')}-{cluster}",
             cut_off_grace_seconds=max(settings.cut_off_grace_seconds, CUT_OFF_SECONDS),
             **paths,
             **folders,

@@ -34,7 +34,9 @@ class Attempt:
         """Return where it belongs in a run's folder."""
         if self.counts:
             return run / JOBS / self.job
-        return run / FAILED / self.job / Path(archive_name(self.job, self.number, self.host)).stem
+        return (
+            run / FAILED / self.job / archive_name("", self.number, self.host).partition("+")[2].removesuffix(".zip")
+        )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from roomful.benchexec.follow import JobEnd
 from roomful.benchexec.harvest import JOBS
 from roomful.benchexec.judge import Finding, judge
 from roomful.benchexec.plan import Plan
+from roomful.benchexec.stage import FILES
 from roomful.benchexec.table import make_table
 from roomful.hosts import write_text_atomically
 from roomful.notify import Message
@@ -70,11 +72,14 @@ class Summary:
         }
 
 
-def summarise(plan: Plan, campaign: Campaign, ends: Mapping[str, JobEnd], program: str) -> Summary:
+def summarise(plan: Plan, campaign: Campaign, ends: Mapping[str, JobEnd], root: Path, program: str) -> Summary:
     """Judge all that is here, merge it with ``program`` (table-generator), and write down which job ran where.
 
+    ``root`` is the folder of the benchmark's files: results name them by where they were on the worker, and a link
+    puts them there for who reads the report.
     Raises RoomfulError where the report cannot be made.
     """
+    _link_files(campaign.folder, root)
     findings = tuple(judge(plan, campaign.folder / JOBS))
     reports: tuple[Path, ...] = ()
     if any(one.file for one in findings):
@@ -85,6 +90,15 @@ def summarise(plan: Plan, campaign: Campaign, ends: Mapping[str, JobEnd], progra
     text = "".join("\t".join(str(cell).replace("\t", " ") for cell in row) + "\n" for row in rows)
     write_text_atomically(campaign.folder / "jobs.tsv", text)
     return summary
+
+
+def _link_files(folder: Path, root: Path) -> None:
+    link = folder / FILES
+    # The report is complete without it.
+    with contextlib.suppress(OSError):
+        if link.is_symlink():
+            link.unlink()
+        link.symlink_to(root)
 
 
 def each_message(end: JobEnd, name: str, place: str) -> Message:

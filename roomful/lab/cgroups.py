@@ -135,7 +135,8 @@ def remove(lab: str) -> None:
     """
     deadline = time.monotonic() + BUSY_SECONDS
     for folder in list(_lab_folders(lab)):
-        for group in [*(path for path in folder.iterdir() if path.is_dir()), folder]:
+        # The deepest first: programs on the hosts may have made groups of their own and have been cut off.
+        for group in [Path(path) for path, _, _ in os.walk(folder, topdown=False)]:
             while True:
                 try:
                     group.rmdir()

@@ -15,6 +15,9 @@ from roomful.openssh import NETNS_DIRECTORY, inside_namespace
 
 T = TypeVar("T")
 
+#: The network that this process was in before it entered a lab's: an open file, or -1.
+_outside = -1
+
 #: Files below this folder's NAME replace those of /etc for whoever enters the namespace NAME, as for ip-netns(8).
 CONFIGURATION = Path("/etc/netns")
 
@@ -33,6 +36,7 @@ def enter(netns: str) -> None:
 
     Raises RoomfulError when not root, when there is no such namespace, or when other threads run.
     """
+    global _outside
     if inside(netns):
         return
     _check(netns)
@@ -40,6 +44,8 @@ def enter(netns: str) -> None:
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RoomfulError(f"cannot enter the lab's network {netns!r}", why=f"more than one thread runs: {names}")
     try:
+        if _outside < 0:
+            _outside = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         kernel.join_namespace(NETNS_DIRECTORY / netns, kernel.CLONE_NEWNET)
         kernel.unshare(kernel.CLONE_NEWNS)
         # What is mounted outside from now on still appears here; what we mount stays ours.
@@ -61,17 +67,28 @@ def call_inside(netns: str | None, work: Callable[[], T]) -> T:
     if netns is None or inside(netns):
         return work()
     _check(netns)
+    return _call_in(NETNS_DIRECTORY / netns, f"inside {netns}", work)
+
+
+def call_outside(work: Callable[[], T]) -> T:
+    """Run ``work`` in the network that this process was in before it entered a lab's, if it has: there is no way out
+    of that one.
+    """
+    return work() if _outside < 0 else _call_in(Path(f"/proc/self/fd/{_outside}"), "outside", work)
+
+
+def _call_in(namespace: Path, name: str, work: Callable[[], T]) -> T:
     results: list[T] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            kernel.join_namespace(NETNS_DIRECTORY / netns, kernel.CLONE_NEWNET)
+            kernel.join_namespace(namespace, kernel.CLONE_NEWNET)
             results.append(work())
         except BaseException as error:  # handed over to the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=run, name=f"inside {netns}", daemon=True)
+    thread = threading.Thread(target=run, name=name, daemon=True)
     thread.start()
     thread.join()
     if errors:

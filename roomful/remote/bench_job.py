@@ -27,8 +27,8 @@ LOG, ACCOUNT = "benchexec.log", "job.json"
 
 
 def archive_name(job: str, attempt: int, host: str) -> str:
-    """Return the path of an attempt's archive, relative to the workdir."""
-    return f"{OUTPUT}/{job}/{attempt}-{re.sub(r'[^A-Za-z0-9.-]+', '_', host)}.zip"
+    """Return the path of an attempt's archive, relative to the workdir; no job's id holds a "+"."""
+    return f"{OUTPUT}/{job}+{attempt}-{re.sub(r'[^A-Za-z0-9.-]+', '_', host)}.zip"
 
 
 def environment(workdir: str) -> dict[str, str]:

@@ -1,0 +1,228 @@
+"""BenchExec over many machines: what is lost, locked or broken meanwhile changes nothing about the table."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roomful import lab as labs
+from roomful.lab import Lab
+from tests.integration.test_notify import Start, smtp
+from tests.support.benchmarks import RAN, alone, programs, rows, write_benchmark
+from tests.support.inv import Project, project_for
+from tests.support.lab import LabFactory, need, ssh
+from tests.support.waiting import wait_until
+
+__all__ = ["smtp"]
+
+pytestmark = [pytest.mark.integration, pytest.mark.root]
+
+#: A whole run with its machines, on a computer that others use too.
+PATIENCE = 150.0
+OPTIONS = ("bench/def.xml", "--hosts=lab", "--tool=tool.tar.gz", "--runexec-options=--no-container")
+#: Somebody's own script holds the machine.
+TAKE = "setsid -f flock /tmp/benchexec.lock sleep 86399 </dev/null >/dev/null 2>&1"
+
+
+@pytest.fixture
+def room(lab: LabFactory) -> Iterator[Lab]:
+    """Three hosts whose root may use cgroups; what a test breaks is mended."""
+    if not shutil.which("benchexec", path=programs()):
+        need("not installed: benchexec (requirements.txt)")
+    found = lab(count=3, rootless=False, user="root")
+    yield found
+    for host in labs.get(found.name).hosts:
+        if host.faults:
+            labs.heal(found.name, host.name)
+    for host in found.hosts:
+        ssh(found, host.name, f"umount /sys/fs/cgroup; rm -f {RAN}; pkill -x flock; pkill -x -f 'sleep 86399'")
+
+
+@pytest.fixture
+def project(room: Lab, tmp_path: Path) -> Iterator[Project]:
+    home = tmp_path / "home"
+    home.mkdir()
+    root = tmp_path / "p"
+    root.mkdir()
+    made = project_for(room, root, home, lease_seconds=8.0)
+    yield made
+    if (root / ".roomful" / "bench").exists():
+        for folder in (root / ".roomful" / "bench").iterdir():
+            made.inv("bench.stop", folder.name)
+
+
+class Running:
+    """``inv bench.run`` as a process of its own, whose words come into a file."""
+
+    def __init__(self, project: Project, *words: str) -> None:
+        self.said = project.root / "said.txt"
+        self.out = project.root / "out.txt"
+        with self.said.open("wb") as said, self.out.open("wb") as out:
+            self.process = subprocess.Popen(
+                project.argv(["bench.run", *OPTIONS, *words]),
+                cwd=project.root,
+                env=project.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=said,
+            )
+
+    def until(self, pattern: str, deadline: float = PATIENCE) -> re.Match[str]:
+        """Wait until it says something."""
+
+        def look() -> re.Match[str] | None:
+            text = self.said.read_text()
+            assert re.search(pattern, text) or self.process.poll() is None, text
+            return re.search(pattern, text)
+
+        found = wait_until(look, deadline, self.said.read_text, 0.1)
+        assert found is not None
+        return found
+
+    def wait(self) -> int:
+        """Wait for its end."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(PATIENCE)
+        self.process.kill()
+        raise AssertionError(self.said.read_text())
+
+
+@pytest.fixture
+def webhook() -> Iterator[tuple[str, list[str]]]:
+    """An HTTP server that keeps the texts that are posted to it."""
+    got: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/hook", got
+        server.shutdown()
+
+
+def ran(room: Lab) -> int:
+    """How many tasks the tool was called with, on all hosts."""
+    return sum(int(ssh(room, host.name, f"cat {RAN} 2>/dev/null | wc -l").stdout or 0) for host in room.hosts)
+
+
+def left(room: Lab, host: str) -> str:
+    """What a run has left on a host, besides the lock's file."""
+    look = "ls -d ~/roomful* /tmp/roomful-* 2>/dev/null; pgrep -l 'roomful-|benchexec'; pgrep -fl '[r]oomful-.*pyz'"
+    return ssh(room, host, look).stdout
+
+
+def test_locked_lost_and_unfit_machines_change_nothing_about_the_table(
+    project: Project, room: Lab, smtp: Start, webhook: tuple[str, list[str]]
+) -> None:
+    box, port = smtp()
+    url, posted = webhook
+    definition = write_benchmark(project.root)
+    assert ssh(room, "lab01", TAKE).returncode == 0
+    # No cgroups: BenchExec cannot measure there.
+    assert ssh(room, "lab03", "mount -t tmpfs none /sys/fs/cgroup").returncode == 0
+    settings = json.loads((project.root / "invoke.yaml").read_text())
+    settings["roomful"] |= {"smtp_host": "127.0.0.1", "smtp_port": port, "smtp_security": "none"}
+    (project.root / "invoke.yaml").write_text(json.dumps(settings))
+
+    run = Running(project, "--split=both", "--notify-each", f"--notify={url}", "--mail-to=me@example.org", "--json")
+    run.until(r"lab01 +locked .*locked by root \(flock\) since 20\d\d-")
+    run.until(r"lab03 +rejected .*cannot measure: .*[Cc]group")
+    run.until(r"lab02 finished ")
+    run.until(r"(?s)lab02 finished .*lab02 runs ")
+    labs.fail(room.name, "lab02", "poweroff")
+    ssh(room, "lab01", "pkill -x -f 'sleep 86399'")
+    assert run.wait() == 0, run.said.read_text()
+
+    document = json.loads(run.out.read_text())
+    assert document["missing"] == 0
+    hosts = [job["host"] for job in document["jobs"]]
+    assert len(hosts) == 6
+    assert set(hosts) == {"lab01", "lab02"}
+    assert "lab02: no word from it" in run.said.read_text()
+    assert rows(Path(document["reports"][1])) == alone(project, definition)
+    # Each job's end, and the end of all.
+    assert len(posted) == len(box.letters) == 7
+    assert re.match(r"def: lab0[12] finished \S+ in [\d.]+ s: \d (true|false)", posted[0])
+    assert re.match(r"def: 6 of 6 jobs finished in ", posted[-1])
+    assert f"results: {document['folder']}" in posted[-1]
+    assert "lab01: " in posted[-1]
+    assert "lab02: " in posted[-1]
+    assert box.letters[-1]["Subject"].startswith("def: 6 of 6 jobs finished")
+    assert (left(room, "lab01"), left(room, "lab03")) == ("", "")
+    labs.heal(room.name, "lab02")
+    assert "lab02: not cleaned" in run.said.read_text()
+    assert project.inv("bench.stop", "def").returncode == 0
+    assert left(room, "lab02") == ""
+    assert not list((project.root / ".roomful" / "bench").iterdir())
+
+
+def test_a_killed_controller_loses_nothing_and_resume_runs_nothing_twice(project: Project, room: Lab) -> None:
+    definition = write_benchmark(project.root)
+    run = Running(project, "--split=both", "--exclude=lab03")
+    first = run.until(r"(lab0[12]) finished (\S+) in")
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    account = project.root / "results" / "bench" / "def" / "jobs" / first[2] / "job.json"
+    before = account.read_bytes()
+
+    again = project.inv("bench.run", *OPTIONS, "--split=both", "--exclude=lab03")
+    assert (again.returncode, "there is a run 'def' already" in again.stderr) == (2, True), again.stderr
+    again = project.inv("bench.run", *OPTIONS, "--split=taskset", "--exclude=lab03", "--resume")
+    assert (again.returncode, "changed since it began: jobs, split" in again.stderr) == (2, True), again.stderr
+    done = Running(project, "--split=both", "--exclude=lab03", "--resume")
+    assert done.wait() == 0, done.said.read_text()
+    assert "of 6 jobs are finished already" in done.said.read_text()
+    assert account.read_bytes() == before
+    assert ran(room) == 10, "each task of each run definition has a file, but for the one without"
+    assert rows(project.root / "results" / "bench" / "def" / "report.table.csv") == alone(project, definition)
+    assert (left(room, "lab01"), left(room, "lab02")) == ("", "")
+
+    # Of a run that is finished nothing runs at all.
+    done = Running(project, "--split=both", "--exclude=lab03", "--resume")
+    assert done.wait() == 0, done.said.read_text()
+    assert "6 of 6 jobs are finished already" in done.said.read_text()
+    assert ran(room) == 10
+
+
+def test_a_result_that_is_not_whole_does_not_count_and_is_kept_aside(project: Project, room: Lab) -> None:
+    write_benchmark(project.root, seconds=0)
+    script = project.root / "start.sh"
+    script.write_text(
+        "#!/bin/sh\nset -e\n"
+        'benchexec --no-container -t "$2" -n "$3" "$1"\n'
+        # BenchExec's own end after an interrupt: exit code 0, and files that are not whole.
+        'if [ "$2" = b ] && [ "$ROOMFUL_ATTEMPT" = 1 ]; then\n'
+        '  for file in "$ROOMFUL_OUTPUT"/*.slow.b.xml.bz2; do truncate -s 100 "$file"; done\nfi\n'
+        'if [ "$2" = "z z" ]; then rm "$ROOMFUL_OUTPUT"/*.fast.*.bz2; fi\n'
+    )
+    done = project.inv("bench.run", *OPTIONS, "--start-script=start.sh", "--name=own", timeout=PATIENCE)
+    assert done.returncode == 1, done.stderr
+    assert "1 of 6 results are missing, of the jobs z_z" in done.stderr
+    assert re.search(r"b on lab0\d, attempt 1: exit 1; it runs again", done.stderr), done.stderr
+    folder = project.root / "results" / "bench" / "own"
+    table = (folder / "jobs.tsv").read_text().splitlines()
+    assert [line.split("\t")[:2] for line in table[1:]] == [["a_", "ok"], ["b", "ok"], ["z_z", "missing"]]
+    assert "fast.z z: no result file" in table[3]
+    aside = sorted(path.name.partition("-")[0] for path in (folder / "failed" / "b").iterdir())
+    assert aside == ["1"]
+    assert json.loads(next((folder / "failed" / "b").glob("1-*/job.json")).read_text())["faults"].keys() == {"slow.b"}
+    # Bounded: the first attempt and two more.
+    assert len(list((folder / "failed" / "z_z").iterdir())) == 3
