@@ -153,8 +153,8 @@ def run(
     """Bench: run a benchmark definition on many machines, one job at a time on each, and merge the results.
 
     Everything is shipped: BenchExec, the definition's files, the tool. A queue and agents of its own work beside
-    those of the project, and are gone when it ends. A machine is locked while it measures; one that others have locked
-    is asked again later.
+    those of the project, and are gone when it ends. A machine is locked while it measures; one that others have
+    locked is asked again later.
 
     Example:
         inv bench.run all.xml --hosts mine --runexec-options=--no-container

@@ -36,7 +36,7 @@ def programs() -> str:
 
 
 def write_benchmark(root: Path, seconds: float = 0.4) -> Path:
-    """Write a definition of 2 run definitions x 3 task sets, its files above and beside it, and the tool's archive."""
+    """Write a definition of 2 run definitions x 3 task sets, its files above it, and the tool's archive."""
     for folder in ("bench", "c", "sets", "tool/dummy-1.0/bin"):
         (root / folder).mkdir(parents=True)
     for number in range(1, 6):
