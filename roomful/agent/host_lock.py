@@ -64,7 +64,6 @@ class HostLock:
             os.close(self._fd)
             self._fd = -1
 
-
     def holder(self) -> str:
         """Say who else has it, without taking it; empty: nobody."""
         return "" if self.held or not self.path else holder(self.path)
@@ -122,7 +121,7 @@ def _said(fd: int) -> tuple[str, float, str] | None:
     with contextlib.suppress(OSError, ValueError):
         text = os.pread(fd, LONGEST_TEXT, 0).decode("utf-8", "replace")
         user, pid, since, program = text.split(maxsplit=3)
-        if os.path.exists(f"/proc/{int(pid)}") and _started(int(pid)) <= float(since) + 2:
+        if 0 < _started(int(pid)) <= float(since) + 2:
             return _plain(user), float(since), _plain(program.strip())
     return None
 
@@ -139,9 +138,12 @@ def _locker(info: os.stat_result) -> int:
 
 
 def _started(pid: int) -> float:
-    """Return when a process was started, in seconds since 1970; 0: not known."""
+    """Return when a process was started, in seconds since 1970; 0: it is not there, or not any more."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        ticks = int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] in (b"Z", b"X"):
+            return 0.0
+        ticks = int(fields[19])
         for line in Path("/proc/stat").read_text().splitlines():
             if line.startswith("btime "):
                 return int(line.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")
