@@ -8,7 +8,7 @@ from typing import Any
 
 from invoke import Context, Exit
 
-from roomful.errors import RoomfulError
+from roomful.errors import InputError, RoomfulError
 from roomful.hosts import Host, resolve
 from roomful.outcome import Outcome, Outcomes, allowed_failures
 from roomful.settings import Settings
@@ -38,14 +38,14 @@ def enter_lab(hosts: Iterable[Host]) -> None:
 
     Raises InputError when they are in different ones.
     """
-    from roomful.errors import InputError
-
     spaces = {host.netns for host in hosts}
     if len(spaces) > 1:
         names = ", ".join(sorted(space or "the ordinary network" for space in spaces))
         raise InputError("these hosts are in different networks", why=names, fix="call the task once for each")
+    from roomful.openssh import inside_namespace
+
     for space in spaces:
-        if space:
+        if space and not inside_namespace(space):
             from roomful.lab.netns import enter
 
             enter(space)
