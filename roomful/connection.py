@@ -20,7 +20,7 @@ import paramiko
 
 from roomful.channel import Input, converse
 from roomful.dialer import Dialer
-from roomful.endpoint import Endpoint, endpoint_of
+from roomful.endpoint import Endpoint
 from roomful.hosts import Host
 from roomful.identity import Identity, identities
 from roomful.known_hosts import KnownHosts, PresentedKey, Verdict, host_pattern
@@ -91,8 +91,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
     shared: Shared | None = None
     _socket: socket | None = None
 
-    def __init__(self, entry: Host, shared: Shared, endpoint: Endpoint | None = None) -> None:
-        endpoint = endpoint or endpoint_of(entry, shared.settings)
+    def __init__(self, entry: Host, endpoint: Endpoint, shared: Shared) -> None:
         super().__init__(endpoint.host, user=endpoint.user, port=endpoint.port, config=shared.config)
         self.entry = entry
         self.endpoint = endpoint
@@ -333,7 +332,7 @@ def _refusal(transport: paramiko.Transport, user: str, log_in: Callable[[], obje
 
 def _dial_one(endpoint: Endpoint, settings: Settings) -> socket:
     answers: list[socket | HostFailure] = []
-    Dialer([endpoint.address], settings.connect_timeout_seconds, lambda _, answer: answers.append(answer)).run()
+    Dialer([endpoint.address], settings.connect_timeout_seconds).run(lambda _, answer: answers.append(answer))
     answer = answers[0]
     if isinstance(answer, HostFailure):
         raise answer

@@ -52,15 +52,14 @@ Ready = Callable[[int, "socket.socket | HostFailure"], None]
 
 
 class Dialer:
-    """Dial every address; call ``ready(index, socket or HostFailure)`` for each, in the order they answer.
+    """Dial every address; ``seconds`` is the time that all have, together, until their servers' first byte."""
 
-    ``seconds`` is the time that all of them have, together, until the first byte their servers send.
-    """
-
-    def __init__(self, addresses: Sequence[Address], seconds: float, ready: Ready) -> None:
+    def __init__(self, addresses: Sequence[Address], seconds: float) -> None:
         self._addresses = addresses
         self._seconds = seconds
-        self._ready = ready
+        #: Answers that came before anybody could be told.
+        self._early: list[tuple[int, socket.socket | HostFailure]] = []
+        self._ready: Ready = lambda index, answer: self._early.append((index, answer))
         self._selector = selectors.DefaultSelector()
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
@@ -71,14 +70,25 @@ class Dialer:
         self._stopped = False
         self._deadline = 0.0
 
-    def run(self) -> None:
-        """Dial until every address has answered or failed."""
+    def begin(self) -> None:
+        """Start dialling, and wait for nothing; ``run`` does the rest. The time runs from here."""
         self._selector.register(self._woken, selectors.EVENT_READ, None)
+        self._deadline = time.monotonic() + self._seconds
+        self._calls = {i: _Call(i, a) for i, a in enumerate(self._addresses)}
+        self._waiting = set(self._calls)
+        self._resolve(self._calls.values())
+
+    def run(self, ready: Ready) -> None:
+        """Dial until every address has answered or failed.
+
+        Calls ``ready(index, socket or HostFailure)`` for each, in the order they answer.
+        """
         try:
-            self._deadline = time.monotonic() + self._seconds
-            self._calls = {i: _Call(i, a) for i, a in enumerate(self._addresses)}
-            self._waiting = set(self._calls)
-            self._resolve(self._calls.values())
+            if not self._calls:
+                self.begin()
+            self._ready = ready
+            for index, answer in self._early:
+                ready(index, answer)
             while self._waiting and not self._stopped:
                 self._turn()
         finally:

@@ -6,34 +6,39 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from roomful.errors import InputError
+from roomful.head_start import HeadStart
 from roomful.hosts import Host
 from roomful.outcome import Outcome, Outcomes
 from roomful.settings import Settings
-from roomful.ssh import HostConnection, HostGroup
+
+if TYPE_CHECKING:
+    from roomful.ssh import HostConnection
 
 #: Most bytes of output kept of each host and stream; the rest is counted, and still streamed.
 KEPT_BYTES = 16 << 20
 
-# The command runs in a session of its own. Beside it, a subshell reads our end of the connection: when that closes
-# (Ctrl-C, a killed controller, a cut network), it ends the whole session, politely first. $1 is the command line,
-# $2 the number of bytes of its standard input that come first, the other words the command's own.
+# The command takes the place of this shell, which sshd made the leader of a session: forks and programs started here
+# are what a fan-out costs a host beyond its login. Beside it, a watcher reads our end of the connection: when that
+# closes (Ctrl-C, a killed controller, a cut network), it ends the whole group, politely first, itself last. It is
+# nobody's child, for programs that wait for all their children; and when the command has ended by itself, what it
+# left running goes on. $1 is the command line ("" where the words are one), $2 the number of bytes of its standard
+# input that come first, the other words the command's own.
 WRAPPER = """\
 exec 3<&0 4</dev/null </dev/null
 if [ "$2" -gt 0 ]; then
   t=$(mktemp) && head -c "$2" <&3 >"$t" && exec 4<"$t" && rm -f "$t" || exit 125
 fi
+((trap '' TERM; exec >/dev/null 2>&1 4<&-; read -r _ <&3; kill -0 $$ && kill -TERM 0 && sleep 2 && kill -KILL 0) &)
 c=$1; shift 2
-setsid sh -c "$c" roomful "$@" <&4 3<&- 4<&- &
-p=$!
-exec 4<&-
-(exec >/dev/null 2>&1; read -r _ <&3; kill -TERM -"$p"; sleep 2; kill -KILL -"$p") &
-w=$!
-wait "$p"; s=$?
-kill "$w"
-exit "$s"
+[ -z "$c" ] || set -- sh -c "$c" roomful "$@"
+exec "$@" <&4 3<&- 4<&-
 """
+
+# Some servers do not start a command in a group of its own.
+LEADER = 'w=$1; shift; kill -0 -$$ 2>/dev/null || exec setsid sh -c "$w" "$0" "$@"; eval "$w"'
 
 # The script's text comes first over standard input ($1 bytes), then its own input. It is run by its first line's
 # interpreter, else by sh, from a file that only this account can read and that is gone afterwards.
@@ -74,7 +79,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Job:
-    """What to run: a shell line with its words, and the bytes on its standard input."""
+    """What to run: a shell line with its words (or only a command's words), and the bytes on its standard input."""
 
     line: str
     words: tuple[str, ...] = ()
@@ -91,7 +96,7 @@ class Job:
             raise InputError("no command given", fix=fix)
         if len(words) == 1:
             return cls(words[0], (), stdin)
-        return cls('exec "$@"', tuple(words), stdin)
+        return cls("", tuple(words), stdin)
 
     @classmethod
     def of_script(cls, path: Path, arguments: Sequence[str], stdin: bytes = b"", detach: bool = False) -> Job:
@@ -104,6 +109,10 @@ class Job:
             raise InputError("the script is empty", where=str(path))
         line = DETACHED_LINE if detach else SCRIPT_LINE
         return cls(line, (path.name, str(len(text)), *arguments), text + stdin)
+
+    def argv(self) -> list[str]:
+        """Return what to start on a host: the command, with the watcher beside it that ends it when we go away."""
+        return ["sh", "-c", LEADER, "roomful", WRAPPER, self.line, str(len(self.stdin)), *self.words]
 
 
 NOBODY = Watch()
@@ -123,6 +132,10 @@ def run(
     ``timeout`` is seconds for the command alone (default: ``command_timeout_seconds``). A non-zero exit code is the
     failure ``exit N`` and its output is in the outcome's value all the same.
     """
+    head_start: HeadStart | None = HeadStart(hosts, settings)
+    # Loaded only now: the hosts' servers answer meanwhile.
+    from roomful.ssh import HostGroup
+
     lock = threading.Lock()
 
     def work(connection: HostConnection) -> Ran:
@@ -137,9 +150,8 @@ def run(
                 with lock:
                     watch.on_output(connection.entry, stream, chunk)
 
-        argv = ["sh", "-c", WRAPPER, "roomful", job.line, str(len(job.stdin)), *job.words]
         done = connection.execute(
-            argv, stdin=job.stdin, timeout=timeout, check=False, on_output=take, close_stdin=False
+            job.argv(), stdin=job.stdin, timeout=timeout, check=False, on_output=take, close_stdin=False
         )
         return Ran(done.exit_code, b"".join(kept["stdout"]), b"".join(kept["stderr"]))
 
@@ -160,7 +172,9 @@ def run(
             if watch.on_outcome and not (again and outcome.status == "unreachable"):
                 watch.on_outcome(judged(outcome))
 
-        for outcome in HostGroup(left, settings).each(work, report, watch.on_interrupt):
+        group = HostGroup(left, settings, head_start=head_start)
+        head_start = None
+        for outcome in group.each(work, report, watch.on_interrupt):
             last[outcome.host] = judged(outcome)
         left = tuple(host for host in left if last[host].status == "unreachable")
         if not left:

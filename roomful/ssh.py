@@ -21,7 +21,9 @@ import paramiko
 
 from roomful.connection import Completed, HostConnection, Shared, classified, failure_of
 from roomful.dialer import Dialer
+from roomful.endpoint import endpoint_of
 from roomful.gateway import shared_ways
+from roomful.head_start import HeadStart
 from roomful.hosts import Host
 from roomful.outcome import UNREACHABLE_REASONS, HostFailure, Outcome, Outcomes
 from roomful.secret import Secret
@@ -36,11 +38,19 @@ Work = Callable[[HostConnection], T]
 class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyped
     """Fabric's ThreadingGroup with our scheduling: threads start as hosts answer, outcomes come as they happen."""
 
-    def __init__(self, hosts: Sequence[Host], settings: Settings, password: Secret | None = None) -> None:
+    def __init__(
+        self,
+        hosts: Sequence[Host],
+        settings: Settings,
+        password: Secret | None = None,
+        head_start: HeadStart | None = None,
+    ) -> None:
         self.shared = Shared(settings, password)
         self.settings = settings
+        self._head_start = head_start
         super().__init__()
-        self.extend(HostConnection(host, self.shared) for host in hosts)
+        endpoints = head_start.endpoints if head_start else [endpoint_of(host, settings) for host in hosts]
+        self.extend(HostConnection(*each, self.shared) for each in zip(hosts, endpoints, strict=True))
 
     def _do(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Run Fabric's group methods (run, put, get ...) with the same scheduling and its own result types."""
@@ -86,8 +96,10 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
             threading.Thread(target=worker, args=(index,), daemon=True, name=f"host {index}").start()
 
         with shared_ways(addresses, self.settings.login_timeout_seconds) as ways:
-            dialer = Dialer(ways, self.settings.connect_timeout_seconds, ready)
-            threading.Thread(target=dialer.run, daemon=True, name="dialer").start()
+            begun = self._head_start.dialer if self._head_start else None
+            dialer = begun or Dialer(ways, self.settings.connect_timeout_seconds)
+            self._head_start = None
+            threading.Thread(target=dialer.run, args=(ready,), daemon=True, name="dialer").start()
             return self._taken_in(done, on_outcome, on_interrupt, dialer, start)
 
     def _taken_in(
@@ -142,7 +154,7 @@ def fan_out(
 @contextlib.contextmanager
 def connect(host: Host, settings: Settings) -> Iterator[HostConnection]:
     """Open a connection to one host for the time of a ``with`` block; raises HostFailure."""
-    connection = HostConnection(host, Shared(settings))
+    connection = HostConnection(host, endpoint_of(host, settings), Shared(settings))
     try:
         connection.open()
         yield connection

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import socket
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import paramiko
+from paramiko.common import MSG_CHANNEL_REQUEST
 from paramiko.packet import Packetizer
 
 #: Bytes read from the network at a time.
@@ -57,6 +59,19 @@ class Packets(Packetizer):
         self._handshake_ends = None
 
 
+def _request(channel: paramiko.Channel, message: paramiko.Message) -> None:
+    """Take a signal that ended the command for its exit code, as shells do; paramiko knows only codes."""
+    at = message.packet.tell()
+    if message.get_text() != "exit-signal":
+        message.packet.seek(at)
+        channel._handle_request(message)  # type: ignore[attr-defined]  # not in paramiko's types
+        return
+    message.get_boolean()
+    name = f"SIG{message.get_text()}"
+    channel.exit_status = 128 + signal.Signals[name] if name in signal.Signals.__members__ else -1
+    channel.status_event.set()
+
+
 class QuickTransport(paramiko.Transport):
     """A Transport that reads ahead, prefers what costs both ends least, and builds no log lines that nobody reads."""
 
@@ -66,6 +81,10 @@ class QuickTransport(paramiko.Transport):
     preferred_ciphers = _first("ciphers", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
     preferred_macs = _first("macs")
     preferred_compression = ("none",)
+    _channel_handler_table: ClassVar[dict[int, Any]] = {
+        **getattr(paramiko.Transport, "_channel_handler_table"),  # noqa: B009  # not in paramiko's types
+        MSG_CHANNEL_REQUEST: _request,
+    }
 
     def __init__(self, sock: socket.socket) -> None:
         super().__init__(ReadAhead(fileno=sock.detach()), packetizer_class=Packets)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from roomful.lab import Lab
+from roomful.run import Job
 from tests.support.lab import lab, rootless_lab, settings_for
 from tests.support.waiting import wait_until
 
@@ -128,6 +129,57 @@ def test_nothing_is_left_running_when_the_controller_goes_away(project: Path, ho
         controller.wait(15)
     assert controller.returncode == (130 if how == signal.SIGINT else -9)
     wait_until(lambda: not _running(f"sleep {mark}"), 6, lambda: _running(mark))
+
+
+def test_a_command_that_waits_for_all_its_children_ends(inv: Inv) -> None:
+    """The watcher is no child of it: such a command would wait for it, and it for the command."""
+    line = "import os\ntry:\n while True: os.wait()\nexcept ChildProcessError: print('none left')"
+    done = inv("run", "--hosts", "lab01", "--timeout", "10", "--", "python3", "-c", line)
+    assert (done.returncode, done.stdout) == (0, b"lab01: none left\n"), done.stderr
+
+
+def test_what_a_command_leaves_running_on_purpose_goes_on(inv: Inv) -> None:
+    mark = f"6{os.getpid()}.5"
+    done = inv("run", "--hosts", "lab01", "--", f"sleep {mark} >/dev/null 2>&1 & echo $!")
+    pid = int(done.stdout.removeprefix(b"lab01: "))
+    try:
+        # Nothing of ours is left there beside it: its group has one process once the watcher has seen our end.
+        wait_until(lambda: _group_of(pid) == [pid], 5, lambda: _group_of(pid))
+        assert _running(f"sleep {mark}")
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _group_of(pid: int) -> list[int]:
+    group = os.getpgid(pid)
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        # proc(5): state, parent, process group.
+        if int(fields[2]) == group and fields[0] != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def test_a_signal_is_named(inv: Inv) -> None:
+    done = inv("run", "--hosts", "lab01", "--json", "--", "python3", "-c", "import os; os.kill(os.getpid(), 15)")
+    (host,) = json.loads(done.stdout)["hosts"]
+    assert (done.returncode, host["reason"], host["exit_code"]) == (1, "signal 15", 143)
+
+
+def test_only_the_commands_group_ends_where_a_server_starts_it_in_its_own() -> None:
+    """Not every SSH server makes a command the leader of a group; ending its group would end the server."""
+    mark = f"7{os.getpid()}.5"
+    argv = ["sh", "-c", 'sh -c "$0" "$@"; echo "server goes on"', *Job("sleep " + mark).argv()[2:]]
+    server = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)
+    wait_until(lambda: _running(f"sleep {mark}"), 5, "the command does not start")
+    # Closes the connection's end: its standard input.
+    out, _ = server.communicate(timeout=10)
+    assert (server.returncode, out) == (0, b"server goes on\n")
+    assert not _running(f"sleep {mark}")
 
 
 def _running(words: str) -> list[str]:
