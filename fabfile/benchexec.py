@@ -198,7 +198,7 @@ def run(
     except RoomfulError:
         _say_left(campaign.abandon() if not resume else campaign.end(), campaign.name)
         raise
-    print(reports.table([_worker_cells(one) for one in workers], WORKER_HEADERS), file=sys.stderr, flush=True)
+    _print_workers(workers)
     if not any(one.state in ("ready", "locked") for one in workers):
         _say_left(campaign.abandon() if not resume else campaign.end(), campaign.name)
         raise Exit("inv bench.run: no host can run a job now", code=1)
@@ -262,15 +262,19 @@ def _say_left(left: Sequence[Leftover], name: str) -> None:
         print(f"{one.host.label}: not cleaned: {one.why}; later: inv bench.stop {name}", file=sys.stderr)
 
 
-WORKER_HEADERS = ("host", "state", "CPUs", "memory", "CPU", "python", "BenchExec", "why")
+def _print_workers(workers: Sequence[Worker]) -> None:
+    """Show which machines there are, and why some get no job now."""
+    from roomful.report import size, table
 
+    def cells(worker: Worker) -> list[Any]:
+        memory = size(worker.memory_bytes) if worker.memory_bytes else ""
+        facts = [worker.cpus or "", memory, worker.cpu_model, worker.python, worker.version]
+        return [worker.host.label, worker.state, *facts]
 
-def _worker_cells(worker: Worker) -> list[Any]:
-    from roomful.report import size
-
-    memory = size(worker.memory_bytes) if worker.memory_bytes else ""
-    facts = [worker.cpus or "", memory, worker.cpu_model, worker.python, worker.version]
-    return [worker.host.label, worker.state, *facts, worker.why]
+    headers = ("host", "state", "CPUs", "memory", "CPU", "python", "BenchExec")
+    lines = [table([cells(worker) for worker in workers], headers)]
+    lines += [f"{worker.host.label}: {worker.why}" for worker in workers if worker.why]
+    print("\n".join(lines), file=sys.stderr, flush=True)
 
 
 def _words(options: str, flag: str) -> list[str]:

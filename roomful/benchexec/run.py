@@ -94,8 +94,12 @@ class BenchRun:
         Server.of(settings).start()
         with open_queue(settings) as queue:
             queue.configure({"nice": 0})
-        ready = prepare([one for one in seen if one.state == "looked"], settings, self._preparation(), self.tell)
-        self.workers = {one.host: one for one in (*seen, *ready)}
+            at_work = {record.host for record in queue.clients() if record.state == "live"}
+        # Of a run that goes on: nothing is shipped there while it measures.
+        ours = [dataclasses.replace(one, state="ready", why="") for one in seen if one.host.label in at_work]
+        free = [one for one in seen if one.state == "looked" and one.host.label not in at_work]
+        made = prepare(free, settings, self._preparation(), self.tell)
+        self.workers = {one.host: one for one in (*seen, *ours, *made)}
         return list(self.workers.values())
 
     def _preparation(self) -> Preparation:
@@ -120,7 +124,8 @@ class BenchRun:
             elif record.state == "live":
                 state, why = "ready", ""
             elif record.state in ("lost", "stopped") and worker.state == "ready":
-                state, why = "away", f"no word from it since {record.seconds_since_heartbeat:.0f} s"
+                silent = f"lost: no heartbeat for {self.campaign.settings.lease_seconds:g} s"
+                state, why = "away", silent if record.state == "lost" else "its agent was stopped"
             self._note(dataclasses.replace(worker, state=state, why=why))
         waiting = [worker for worker in self.workers.values() if worker.state in ("locked", "away")]
         busy = self._again is not None and self._again.is_alive()
