@@ -44,7 +44,7 @@ def environment(workdir: str) -> dict[str, str]:
 def _folders(path: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(path) as entries:
-            return [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+            return [entry for entry in entries if entry.is_dir() and entry.name != "bin" and entry.name[0] != "."]
     except OSError:
         return []
 

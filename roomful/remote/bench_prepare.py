@@ -56,17 +56,13 @@ def unpack(archive: Path, folder: Path) -> None:
         if zipfile.is_zipfile(str(archive)):
             _unzip(archive, temporary)
         else:
-            shutil.unpack_archive(str(archive.resolve()), str(temporary), *_format(archive))
+            shutil.unpack_archive(str(archive.resolve()), str(temporary))
         os.rename(str(temporary), str(folder))
     except (OSError, ValueError, EOFError, shutil.ReadError, tarfile.TarError, zipfile.BadZipFile) as error:
         if not folder.is_dir():
             raise Refusal(f"cannot unpack {archive.name}: {getattr(error, 'strerror', None) or error}") from None
     finally:
         shutil.rmtree(str(temporary), ignore_errors=True)
-
-
-def _format(archive: Path) -> list[str]:
-    return ["tar"] if tarfile.is_tarfile(str(archive)) and archive.name.endswith(".tar") else []
 
 
 def _unzip(archive: Path, folder: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from roomful.remote import bench_job
 from roomful.remote.bench_prepare import Refusal, unpack
 
 WHOLE = '<result><run name="x"><column title="status" value="true"/></run></result>'
+MARKED = WHOLE.replace("<result>", '<result error="interrupted">')
 STAMP = "def.2026-01-02_03-04-05.results"
 
 
@@ -23,7 +25,7 @@ def test_the_tools_bin_comes_first_on_path_wherever_it_stands_in_the_archive(tmp
         (tmp_path / name).mkdir(parents=True)
     places = bench_job.environment(str(tmp_path))["PATH"].split(":")
     here = [place.removeprefix(str(tmp_path)) for place in places if place.startswith(str(tmp_path))]
-    assert here == ["/bin", "/tool/bin", "/tool", "/tool/bin", "/tool/cpa-1.0/bin", "/tool/cpa-1.0"]
+    assert here == ["/bin", "/tool/bin", "/tool", "/tool/cpa-1.0/bin", "/tool/cpa-1.0"]
 
 
 @pytest.mark.parametrize("kind", ["t.zip", "t.tar", "t.tar.gz", "t.tgz", "t.tar.xz"])
@@ -55,9 +57,7 @@ def test_a_broken_archive_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.tar.gz", "t.what"]
 
 
-def run_job(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int = 0
-) -> tuple[int, dict[str, object]]:
+def run_job(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int = 0) -> tuple[int, Any]:
     """Run a job whose program is a line of Python; return its exit code and what it says of itself."""
     argv = [sys.executable, "-c", f"import sys; out = sys.argv[1]\n{program}\nsys.exit({code})", "{output}"]
     spec = {"job": "j", "argv": argv, "benchmark": "def", "results": ["r.a", "r.b"]}
@@ -108,7 +108,6 @@ def test_exit_code_0_alone_proves_nothing(
 ) -> None:
     ended, account = run_job(tmp_path, monkeypatch, program, code)
     found = account["faults"]
-    assert isinstance(found, dict)
     assert (ended, found.keys()) == (1, faults.keys())
     assert all(found[name].startswith(why) for name, why in faults.items())
     assert ("exit code 3" if code else next(iter(faults.values()))) in capsys.readouterr().err

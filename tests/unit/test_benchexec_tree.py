@@ -14,7 +14,8 @@ DEFINITION = """<?xml version="1.0"?>
 <benchmark tool="dummy">
   <rundefinition name="r"><requiredfiles>../inc/${rundefinition_name}.h</requiredfiles></rundefinition>
   <propertyfile>../props/all.prp</propertyfile>
-  <tasks name="a"><include>../c/*.c</include><exclude>../c/not.c</exclude><append>${inputfile_name}.more</append></tasks>
+  <tasks name="a"><include>../c/*.c</include><exclude>../c/not.c</exclude>
+    <append>${inputfile_name}.more</append></tasks>
   <tasks name="b"><includesfile>sets/b.set</includesfile><requiredfiles>${taskdef_path}/data</requiredfiles></tasks>
 </benchmark>
 """
@@ -122,6 +123,6 @@ def test_bad_task_definitions_are_refused_with_their_place(folder: Path, text: s
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--tool .*/no.zip: no such file"):
+    with pytest.raises(InputError, match=r"--tool .*/no\.zip: no such file"):
         check_file(str(tmp_path / "no.zip"), "--tool")
     assert check_file("", "--tool") is None
