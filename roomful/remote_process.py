@@ -78,6 +78,8 @@ class RemoteProcess:
         self.ended = threading.Event()
         #: Set when nothing of its tree is left.
         self.gone = threading.Event()
+        #: Which of its processes could not be ended, and why.
+        self.left = ""
         self._listener = listener
         listener.process = self
         self._send = send
@@ -150,7 +152,9 @@ class RemoteProcess:
         elif kind == frames.GONE:
             self.gone.set()
         elif kind == frames.FAILED:
-            self.lose(HostFailure("error", str(about(payload)["error"])))
+            error = str(about(payload)["error"])
+            self.left = error if self.pid else ""
+            self.lose(HostFailure("error", error))
 
     def lose(self, failure: HostFailure) -> None:
         """End it because it never started, or because the connection is lost."""

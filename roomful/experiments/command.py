@@ -158,6 +158,11 @@ class Command:
         """Whether the last process of its tree has ended, within so many seconds."""
         return not hasattr(self, "process") or self.process.gone.wait(seconds)
 
+    @property
+    def left(self) -> str:
+        """Which of its processes could not be ended, and why; empty where all have."""
+        return self.process.left if hasattr(self, "process") else ""
+
     def _send_signal(self, number: int) -> None:
         self._expected.add(number)
         self.process.signal(number)

@@ -45,8 +45,9 @@ class Results:
 
     def __init__(self, parent: Path, provenance: Provenance) -> None:
         """Make a folder of its own below ``parent``, named by the run."""
-        self.provenance = provenance
         self.folder = _new_folder(parent, provenance.run)
+        # Two runs may begin in the same second: each keeps its own entry beside the files that both write to.
+        self.provenance = dataclasses.replace(provenance, run=self.folder.name)
         self.rows: list[dict[str, str]] = []
         self._lock = threading.Lock()
         #: The experiments that wrote to each file.

@@ -215,6 +215,8 @@ class Runner:
         # What a handler or a command did wrong counts even where the experiment did not look.
         if session.failure:
             raise session.failure
+        if session.left:
+            raise ExperimentFailed("not everything could be ended", why="; ".join(session.left))
         for handler in session.handlers.values():
             if isinstance(handler, CSVGenerator):
                 handler.record_unwritten(session.record)

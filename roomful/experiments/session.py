@@ -56,6 +56,8 @@ class Session:
         self.failure: BaseException | None = None
         #: Every handler that a command was given, by identity.
         self.handlers: dict[int, Any] = {}
+        #: What could not be ended on the servers; known after `end`.
+        self.left: list[str] = []
         self._commands: list[Command] = []
         self._prune_at = 64
         self._ended = False
@@ -151,7 +153,11 @@ class Session:
         deadline = time.monotonic() + KILL_SECONDS
         for command in commands:
             if not command.gone(max(0.0, deadline - time.monotonic())):
-                logger.error("%s: still there after %g s: %s", command.server, KILL_SECONDS, command)
+                self.left.append(f"{command.server}: still there after {KILL_SECONDS:g} s: {command}")
+            elif command.left:
+                self.left.append(f"{command.server}: {command.left}")
+        for line in self.left:
+            logger.error("%s", line)
         if self._caller:
             self._calls.put(None)
             self._caller.join(max(1.0, deadline - time.monotonic()))

@@ -202,6 +202,10 @@ class Launcher:
                 self.send(frames.EXITED, command.number, frames.STATUS.pack(int(rest)))
             else:
                 self.fail(command.number, rest)
+                if word == "G":
+                    # What is left may hold the pipes for ever.
+                    self.abandon(command)
+                    return
         if data:
             return
         self.unwatch(command.report)
@@ -217,6 +221,17 @@ class Launcher:
             command.allowance[stream] += MOST_UNSENT
             self.listen(command, stream)
         self.finish(command)
+
+    def abandon(self, command: Command) -> None:
+        """Forget a command whose supervisor has given up; what is left of its tree becomes our child."""
+        for fd in (command.report, command.feed, *command.outputs.values()):
+            if fd >= 0:
+                self.unwatch(fd)
+                os.close(fd)
+        os.waitpid(command.supervisor, 0)
+        command.outputs.clear()
+        command.report = command.feed = -1
+        del self.commands[command.number]
 
     def finish(self, command: Command) -> None:
         """Forget a command whose tree is gone and whose output has been read."""

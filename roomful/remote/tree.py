@@ -32,7 +32,8 @@ def adopt_orphans() -> None:
 def supervise(job: Any, report: int, launcher: int) -> None:
     """Start ``job`` and watch its tree; never returns.
 
-    Writes lines to ``report``: ``S pid`` or ``F reason``, later ``X status``. Its end-of-file means: nothing is left.
+    Writes lines to ``report``: ``S pid`` or ``F reason``, later ``X status``, and ``G reason`` where it gives up on
+    processes that it may not kill. Its end-of-file means: nothing else is left.
     """
     try:
         adopt_orphans()
@@ -75,6 +76,7 @@ def _watch(leader: int, report: int) -> None:
             continue
         refused = kill_descendants()
         if refused and time.monotonic() - killing > GIVE_UP:
+            _say(report, f"G {_named(refused)}")
             os._exit(0)
         signal.sigtimedwait(WATCHED, 0.02)
 
@@ -90,8 +92,8 @@ def _say(report: int, line: str) -> None:
         os.write(report, line.replace("\n", " ").encode("utf-8", "replace")[:4000] + b"\n")
 
 
-def kill_descendants(spare: AbstractSet[int] = frozenset()) -> bool:
-    """SIGKILL every descendant of this process but the children in ``spare``; tells whether one refused.
+def kill_descendants(spare: AbstractSet[int] = frozenset()) -> list[int]:
+    """SIGKILL every descendant of this process but the children in ``spare``; returns those that we may not kill.
 
     One round: what is born meanwhile is for the next one.
     """
@@ -104,7 +106,18 @@ def kill_descendants(spare: AbstractSet[int] = frozenset()) -> bool:
                 refused.append(pid)
     if refused:
         sudo_kill(signal.SIGKILL, refused)
-    return bool(refused)
+    return refused
+
+
+def _named(pids: list[int]) -> str:
+    """Say which processes cannot be killed, and why."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            with open(f"/proc/{pid}/comm", "rb") as file:
+                name = file.read().decode("utf-8", "replace").strip()
+            found.append(f"{pid} ({name}, of user {os.stat(f'/proc/{pid}').st_uid})")
+    return f"still running: {', '.join(found)}; another user's processes need 'sudo -n kill' to be allowed there"
 
 
 def signal_group(leader: int, number: int) -> None:

@@ -36,22 +36,15 @@ from roomful.experiments import (
     run_on_all,
     sleep,
 )
-from roomful.experiments.journal import Journal
 from roomful.experiments.logs import logger
-from roomful.experiments.plan import make_plan
-from roomful.experiments.provenance import Provenance
-from roomful.experiments.registry import Registry, reg_exp
-from roomful.experiments.results import Result, Results
-from roomful.experiments.runner import Runner, RunOptions
-from roomful.experiments.servers import loading_settings
+from roomful.experiments.runner import RunOptions
 from roomful.lab import Lab
 from roomful.settings import Settings
+from tests.support.experiments import Kept, Perform, failure, ok, performer, servers_of
 from tests.support.lab import lab, rootless_lab, settings_for
 from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree
 
 __all__ = ["lab", "rootless_lab"]
-
-Perform = Callable[..., list[Result]]
 
 
 @pytest.fixture
@@ -61,50 +54,16 @@ def settings(rootless_lab: Lab, tmp_path: Path) -> Settings:
 
 @pytest.fixture
 def servers(settings: Settings) -> ServerList:
-    token = loading_settings.set(settings)
-    try:
-        return ServerList.from_hosts("lab")
-    finally:
-        loading_settings.reset(token)
+    return servers_of(settings)
 
 
 @pytest.fixture
 def perform(
     settings: Settings, servers: ServerList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> Perform:
-    """Run functions, or pairs of a function and its servers, as experiments; return how they ended."""
     monkeypatch.chdir(tmp_path)
     caplog.set_level(logging.INFO, logger.name)
-
-    def perform(*experiments: Any, options: RunOptions | None = None, **use: Any) -> list[Result]:
-        registry = Registry()
-        with registry.collecting():
-            for item in experiments:
-                function, used = item if isinstance(item, tuple) else (item, servers)
-                reg_exp(**{"servers": used, **use})(function)
-        results = Results(tmp_path / "runs", Provenance("run", "inv experiments.run x", 1, "now"))
-        journal = Journal(tmp_path / ".roomful" / "experiments.jsonl")
-        return Runner(settings, options or RunOptions(keep_going=True), journal, results).run(
-            make_plan(registry.registrations, seed=1)
-        )
-
-    return perform
-
-
-def ok(results: list[Result]) -> None:
-    assert [(result.status, result.detail) for result in results] == [("ok", "")] * len(results)
-
-
-def failure(results: list[Result]) -> str:
-    assert [result.status for result in results] == ["failed"]
-    return results[0].detail
-
-
-class Kept(list[str]):
-    """A handler that keeps the lines."""
-
-    def __call__(self, line: str) -> None:
-        self.append(line)
+    return performer(settings, servers)
 
 
 def test_a_command_has_its_folder_environment_and_exit_code(perform: Perform) -> None:
@@ -421,8 +380,8 @@ def test_results_become_rows(perform: Perform, tmp_path: Path) -> None:
     )
     table = (tmp_path / "runs" / "run" / "results.csv").read_text().splitlines()
     assert table[0] == "experiment,file,repetition,size,twice,ops,lat,node,x"
-    assert table[1] == "experiment__size=1_twice=2,test_experiments_api,1,1,2,2,1|2,lab01,"
-    assert table[3] == "experiment__size=1_twice=2,test_experiments_api,1,1,2,,,,5"
+    assert table[1] == "experiment__size=1_twice=2,experiments,1,1,2,2,1|2,lab01,"
+    assert table[3] == "experiment__size=1_twice=2,experiments,1,1,2,,,,5"
     assert len(table) == 7
 
 
@@ -465,7 +424,7 @@ def test_groups_and_helpers(perform: Perform) -> None:
     assert failure(perform(experiment, raise_on_rc=False)) == "lab01: 'sleep 100' ended with -15"
 
 
-def test_gdb_and_numa_prefixes(perform: Perform, program: Callable[[str], str]) -> None:
+def test_gdb_runs_a_command(perform: Perform, program: Callable[[str], str]) -> None:
     program("gdb")
     out = Kept()
 
@@ -474,7 +433,23 @@ def test_gdb_and_numa_prefixes(perform: Perform, program: Callable[[str], str]) 
 
     ok(perform(experiment))
     assert any("exited normally" in line for line in out)
-    assert SOCKET_BIND("0,1") == "numactl --cpunodebind=0,1 --membind=0,1"
+
+
+def test_a_command_is_bound_to_a_socket_and_its_memory(perform: Perform, program: Callable[[str], str]) -> None:
+    program("numactl")
+    out = Kept()
+
+    def experiment(servers: ServerList) -> None:
+        servers[0].run_cmd(f"{SOCKET_BIND(0)} numactl --show", stdout=out).wait()
+
+    ok(perform(experiment))
+    shown = dict(line.split(": ", 1) for line in out if ": " in line)
+    assert (shown["policy"].strip(), shown["nodebind"].strip(), shown["membind"].strip()) == ("bind", "0", "0")
+
+    def nowhere(servers: ServerList) -> None:
+        servers[0].run_cmd(f"{SOCKET_BIND('0,77')} true").wait()
+
+    assert "numactl --cpunodebind=0,77 --membind=0,77 true' ended with 1" in failure(perform(nowhere))
 
 
 def test_unreachable_servers_are_named_with_the_reason(perform: Perform, servers: ServerList) -> None:

@@ -5,76 +5,28 @@ from __future__ import annotations
 import csv
 import http.server
 import json
-import os
-import pty
 import re
-import select
-import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from roomful import lab as labs
 from roomful.hosts import write_host_list
 from roomful.lab import Lab
-from tests.support.lab import CHECKOUT, LabFactory, lab, rootless_lab, settings_for
-from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree, wait_until_gone
-from tests.support.waiting import wait_until
+from tests.support.experiments import HEAD, Experiments, Terminal
+from tests.support.lab import CHECKOUT, lab, rootless_lab
 
 __all__ = ["lab", "rootless_lab"]
 
-INV = str(Path(sys.executable).with_name("inv"))
-HEAD = "from roomful.experiments import *\nservers = ServerList.from_hosts('lab')\n"
-Finished = subprocess.CompletedProcess[str]
-
-
-class Project:
-    """A project's folder whose host list is a lab's."""
-
-    def __init__(self, folder: Path, lab: Lab) -> None:
-        self.folder = folder
-        settings_for(lab, folder)
-        (folder / "tasks.py").write_text("from fabfile import ns\n")
-        text = f"roomful:\n  ssh_config: {lab.ssh_config}\n  known_hosts: {lab.known_hosts}\n"
-        (folder / "invoke.yaml").write_text(text)
-        self.environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), "TERM": "xterm", "COLUMNS": "120"}
-
-    def write(self, name: str, text: str, head: str = HEAD) -> None:
-        path = self.folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(head + text)
-
-    def inv(self, *words: str, timeout: float = 60) -> Finished:
-        return subprocess.run(
-            [INV, *words], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, timeout=timeout, check=False,
-        )  # fmt: skip
-
-    def run(self, *words: str, timeout: float = 60) -> Finished:
-        return self.inv("experiments.run", *words, timeout=timeout)
-
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [INV, "experiments.run", *words], cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        )  # fmt: skip
-
-    def statuses(self, *words: str) -> dict[str, str]:
-        done = self.run(*words, "--json")
-        return {item["experiment"]: item["status"] for item in json.loads(done.stdout)["experiments"]}
-
 
 @pytest.fixture
-def project(rootless_lab: Lab, tmp_path: Path) -> Project:
-    return Project(tmp_path, rootless_lab)
+def project(rootless_lab: Lab, tmp_path: Path) -> Experiments:
+    return Experiments(tmp_path, rootless_lab)
 
 
-def test_the_examples_run(project: Project) -> None:
+def test_the_examples_run(project: Experiments) -> None:
     done = project.run(str(CHECKOUT / "resources" / "experiments"))
     assert done.returncode == 0, done.stderr
     with (project.folder / "echo.csv").open() as file:
@@ -89,7 +41,7 @@ def test_the_examples_run(project: Project) -> None:
     assert "9 experiments: 9 ok" in done.stderr
 
 
-def test_what_a_run_leaves_behind(project: Project) -> None:
+def test_what_a_run_leaves_behind(project: Experiments) -> None:
     project.write(
         "exp.py",
         """
@@ -133,7 +85,7 @@ def bench(servers, a):
     assert len(json.loads((project.folder / "out.csv.provenance.json").read_text())["runs"]) == 2
 
 
-def test_resume(project: Project) -> None:
+def test_resume(project: Experiments) -> None:
     project.write(
         "exp.py",
         """
@@ -166,7 +118,7 @@ def grid(servers, a):
     assert project.statuses("exp.py", "--resume")["grid__a=3"] == "skipped"
 
 
-def test_the_first_failure_ends_the_run_unless_told_to_keep_going(project: Project) -> None:
+def test_the_first_failure_ends_the_run_unless_told_to_keep_going(project: Experiments) -> None:
     project.write(
         "exp.py",
         """
@@ -211,7 +163,7 @@ def works(servers): print('said by the experiment')
         (["huge.py"], "1,000,000 experiments; make the grid smaller, or give --yes"),
     ],
 )
-def test_bad_input_is_one_line_and_code_2(project: Project, words: list[str], message: str) -> None:
+def test_bad_input_is_one_line_and_code_2(project: Experiments, words: list[str], message: str) -> None:
     project.write("exp.py", "@reg_exp(servers=servers)\ndef exp(servers): pass\n")
     project.write("empty.py", "x = 1\n")
     grid = "ParameterGrid(a=range(1000), b=range(1000))"
@@ -223,7 +175,7 @@ def test_bad_input_is_one_line_and_code_2(project: Project, words: list[str], me
     assert not (project.folder / "results").exists()
 
 
-def test_listing(project: Project) -> None:
+def test_listing(project: Experiments) -> None:
     project.write(
         "exp.py",
         """
@@ -246,7 +198,7 @@ def compile(servers): pass
     assert not (project.folder / "results").exists()
 
 
-def test_a_huge_grid_is_asked_about(project: Project) -> None:
+def test_a_huge_grid_is_asked_about(project: Experiments) -> None:
     grid = "ParameterGrid(a=range(20000))"
     project.write("huge.py", f"@reg_exp(servers=servers, params={grid})\ndef exp(servers, a): pass\n")
     assert project.inv("experiments.list", "huge.py", "--yes").stderr == "20000 experiments\n"
@@ -261,7 +213,7 @@ def test_a_huge_grid_is_asked_about(project: Project) -> None:
         assert terminal.end() == 0
 
 
-def test_the_log_goes_to_a_file_in_full(project: Project) -> None:
+def test_the_log_goes_to_a_file_in_full(project: Experiments) -> None:
     project.write(
         "exp.py",
         "@reg_exp(servers=servers[:1])\n"
@@ -296,7 +248,7 @@ def webhook() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
         server.shutdown()
 
 
-def test_word_goes_to_a_webhook(project: Project, webhook: tuple[str, list[tuple[str, bytes]]]) -> None:
+def test_word_goes_to_a_webhook(project: Experiments, webhook: tuple[str, list[tuple[str, bytes]]]) -> None:
     url, got = webhook
     project.write(
         "exp.py",
@@ -319,7 +271,7 @@ def exp(servers, a): assert a == 1
 
 @pytest.mark.parametrize("path", ["/broken", None], ids=["answers 500", "nobody there"])
 def test_a_notification_that_fails_only_warns(
-    project: Project, webhook: tuple[str, list[tuple[str, bytes]]], path: str | None
+    project: Experiments, webhook: tuple[str, list[tuple[str, bytes]]], path: str | None
 ) -> None:
     project.write("exp.py", "@reg_exp(servers=servers[:1])\ndef exp(servers): pass\n")
     done = project.run("exp.py", "--slack-webhook", webhook[0] + path if path else "http://127.0.0.1:1/SECRET")
@@ -328,7 +280,7 @@ def test_a_notification_that_fails_only_warns(
     assert "SECRET" not in done.stderr
 
 
-def test_unmodified_distexprunner_files_run(project: Project, rootless_lab: Lab) -> None:
+def test_unmodified_distexprunner_files_run(project: Experiments, rootless_lab: Lab) -> None:
     """The seed's own examples, on the lab's addresses, with the old daemon's port."""
     address = rootless_lab.hosts[0].address
     project.write("old/config.py", "SERVER_PORT = 20000\n", head="")
@@ -390,7 +342,7 @@ def csv_parser(servers):
     assert (project.folder / "file.csv").read_text() == "value,other\n10,2|4|6|8|10|12|14|16|18|20\n"
 
 
-def test_version_1_files_run_in_compatibility_mode(project: Project, rootless_lab: Lab) -> None:
+def test_version_1_files_run_in_compatibility_mode(project: Experiments, rootless_lab: Lab) -> None:
     first, second = (host.address for host in rootless_lab.hosts[:2])
     project.write(
         "v1.py",
@@ -456,68 +408,7 @@ experiment.factory.Grid(factory, ['x'], range(5, 7))
     assert re.findall(r"^v1 +(\S+)", skipped.stdout, re.MULTILINE) == ["AA_CompileJob", "exp3_x_5", "exp3_x_6"]
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_ctrl_c_leaves_nothing_running_anywhere(project: Project, jobs: str) -> None:
-    marks = [new_mark(), new_mark()]
-    project.write(
-        "exp.py",
-        f"""
-for number, mark in enumerate({marks!r}):
-    @reg_exp(servers=servers[number:number + 1], params=ParameterGrid(mark=mark))
-    def exp(servers, mark):
-        servers[0].run_cmd({TREE!r}.replace('{{mark}}', mark)).wait()
-""",
-    )
-    process = project.start("exp.py", "--jobs", jobs)
-    started = marks[: int(jobs)]
-    for mark in started:
-        wait_for_tree(mark)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=20)
-    assert process.returncode == 130, err
-    assert len(re.findall(r"exp__mark=\S+ +interrupted", out)) == len(started)
-    assert "Traceback" not in err
-    for mark in marks:
-        assert alive(mark) == []
-
-
-def test_a_controller_that_is_killed_leaves_nothing_running(project: Project) -> None:
-    mark = new_mark()
-    text = f"@reg_exp(servers=servers)\ndef exp(servers): servers[1].run_cmd({TREE.format(mark=mark)!r}).wait()\n"
-    project.write("exp.py", text)
-    process = project.start("exp.py")
-    wait_for_tree(mark)
-    process.kill()
-    process.communicate()
-    wait_until_gone(mark, 5)
-
-
-@pytest.mark.root
-def test_a_cut_network_leaves_nothing_running_after_5_seconds(lab: LabFactory, tmp_path: Path) -> None:
-    found = lab(count=2, rootless=False, own="experiments")
-    project = Project(tmp_path, found)
-    mark = new_mark()
-    text = f"@reg_exp(servers=servers[:1])\ndef exp(servers): servers[0].run_cmd({TREE.format(mark=mark)!r}).wait()\n"
-    project.write(
-        "exp.py", text + "@reg_exp(servers=servers[1:])\ndef other(servers): servers[0].run_cmd('true').wait()\n"
-    )
-    process = project.start("exp.py", "--keep-going")
-    wait_for_tree(mark)
-    labs.fail(found.name, "lab01", "cut")
-    begin = time.monotonic()
-    try:
-        wait_until_gone(mark, 5)
-        assert time.monotonic() - begin > 1
-        out, err = process.communicate(timeout=60)
-        assert re.search(r"exp +failed .*lost", out), out + err
-        assert re.search(r"other +ok", out)
-    finally:
-        labs.heal(found.name, "lab01")
-        process.kill()
-        process.communicate()
-
-
-def test_settings_and_flags_say_how_servers_are_reached(project: Project, rootless_lab: Lab) -> None:
+def test_settings_and_flags_say_how_servers_are_reached(project: Experiments, rootless_lab: Lab) -> None:
     address = rootless_lab.hosts[0].address
     write_host_list(project.folder / "host_lists" / "lab.txt", rootless_lab.entries[1:])
     (project.folder / "invoke.yaml").write_text("roomful:\n  connect_timeout_seconds: 5\n")
@@ -532,113 +423,7 @@ def test_settings_and_flags_say_how_servers_are_reached(project: Project, rootle
     assert (refused.returncode, "auth: no-such-user" in refused.stdout) == (1, True)
 
 
-class Terminal:
-    """`inv` on a terminal of its own."""
-
-    def __init__(self, project: Project, *words: str) -> None:
-        self.pid, self.fd = pty.fork()
-        if self.pid == 0:
-            os.chdir(project.folder)
-            os.execve(INV, [INV, *words], project.environment)
-        self.seen = ""
-
-    def __enter__(self) -> Terminal:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.close(self.fd)
-
-    def read(self, seconds: float) -> bool:
-        if not select.select([self.fd], [], [], seconds)[0]:
-            return True
-        try:
-            data = os.read(self.fd, 65536)
-        except OSError:
-            return False
-        self.seen += data.decode(errors="replace")
-        return bool(data)
-
-    def expect(self, text: str, seconds: float = 20) -> None:
-        wait_until(
-            lambda: text in self.seen or (not self.read(0.1) and text in self.seen), seconds, lambda: self.seen
-        )
-
-    def type(self, text: str) -> None:
-        os.write(self.fd, text.encode())
-
-    def end(self) -> int:
-        deadline = time.monotonic() + 20
-        while self.read(0.1) and time.monotonic() < deadline:
-            pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-
-
-INTERACTIVE = """
-@reg_exp(servers=servers[:1])
-def exp(servers):
-    {}
-"""
-
-
-def test_typing_into_commands_from_a_menu(project: Project) -> None:
-    body = """controller = StdinController()
-    for s in ('first', 'second'):
-        loop = f'while read -r x; do echo {s} got $x; done; echo {s} ends'
-        servers[0].run_cmd(loop, stdout=Console(), stdin=controller)
-    controller.wait()
-    log('goes on')"""
-    project.write("exp.py", INTERACTIVE.format(body))
-    refused = project.run("exp.py")
-    assert (refused.returncode, "this needs a terminal" in refused.stdout) == (1, True)
-    with Terminal(project, "experiments.run", "exp.py") as terminal:
-        terminal.expect("[1] lab01")
-        terminal.type("7\n")
-        terminal.expect("no command '7'")
-        terminal.type("1\n")
-        terminal.expect("typing into")
-        terminal.type("helloo\x7f\n")
-        terminal.expect("second got hello")
-        terminal.type("\x08")
-        terminal.type("0\n")
-        terminal.type("there\n")
-        terminal.expect("first got there")
-        terminal.type("\x04")
-        terminal.expect("goes on")
-        assert terminal.end() == 0
-
-
-def test_forwarding_every_key(project: Project) -> None:
-    body = """cat = servers[0].run_cmd('cat', stdout=Console('<%s>'))
-    forward_stdin_to(cmd=cat)
-    log('goes on')
-    cat.stdin('', close=True)
-    cat.wait()"""
-    project.write("exp.py", INTERACTIVE.format(body))
-    with Terminal(project, "experiments.run", "exp.py") as terminal:
-        terminal.expect("every key goes to")
-        terminal.type("some keys\n")
-        terminal.expect("<some keys>")
-        terminal.type("\x1b")
-        terminal.expect("goes on")
-        assert terminal.end() == 0
-
-
-def test_the_progress_bar_does_not_hide_the_log(project: Project) -> None:
-    project.write(
-        "exp.py",
-        """
-@reg_exp(servers=servers[:1], params=ParameterGrid(a=range(3)))
-def exp(servers, a): servers[0].run_cmd(f'sleep 0.3; echo line {a}', stdout=Console()).wait()
-""",
-    )
-    with Terminal(project, "experiments.run", "exp.py", "--progress") as terminal:
-        assert terminal.end() == 0
-        assert all(f"CONSOLE line {a}" in terminal.seen for a in range(3))
-        assert "1/3" in terminal.seen
-        assert re.search(r"experiments.*exp__a=1", terminal.seen)
-
-
-def test_handlers_see_functions(project: Project) -> None:
+def test_handlers_see_functions(project: Experiments) -> None:
     """Any callable is a handler, and the experiment's own output does not mix with the data on stdout."""
     project.write(
         "exp.py",

@@ -158,3 +158,6 @@ def test_results_of_a_run(tmp_path: Path) -> None:
     assert beside["runs"][0]["experiments"] == ["bench__a=1_b=3", "bench__a=2_b=3"]
     assert beside["runs"][0]["command_line"] == "inv experiments.run file.py"
     assert beside["runs"][0]["ended"]
+    again.add_row(experiment, {"x": "2"}, str(tmp_path / "out.csv"))
+    beside = json.loads((tmp_path / "out.csv.provenance.json").read_text())
+    assert [run["run"] for run in beside["runs"]] == ["20260101-000000", "20260101-000000-2"]
