@@ -22,8 +22,8 @@ def command_line(argv: Sequence[str]) -> str:
     line = " ".join(map(_word, argv))
     if "\n" not in line:
         return line
-    # %b of printf(1): octal escapes begin with a zero.
-    text = line.replace("\\", "\\0134").replace("\n", "\\012")
+    # %b of printf(1): octal escapes are a zero and three digits, or the next character might be one of them.
+    text = line.replace("\\", "\\0134").replace("\n", "\\0012")
     return " ".join(map(_word, ("sh", "-c", _WITH_NEWLINES, "sh", text)))
 
 
