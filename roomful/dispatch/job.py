@@ -136,7 +136,7 @@ class Job:
                 sync.push(self._sync_plan(label), self._client)
             except sync.SyncFailure as error:
                 self._pool.leave(place)
-                self._refuse(f"{label}: cannot bring {order.here} there: {error}")
+                self._not_brought(place, f"{label}: cannot bring {order.here} there: {error}")
                 return
         visit = [] if not order.cwd else folders.folders_of(order.cwd, order.argv)
         launch = Launch(order.argv, order.cwd, order.env, stdin=self._input is not None, visit=visit)
@@ -194,11 +194,19 @@ class Job:
             try:
                 sync.pull(self._sync_plan(place.host.label), self._client)
             except sync.SyncFailure as error:
-                self._refuse(f"{place.host.label}: cannot bring the results from there: {error}")
+                self._not_brought(place, f"{place.host.label}: cannot bring the results from there: {error}")
                 return
         else:
             folders.look_again(folders.folders_of(order.here, order.argv), order.argv)
         self._end(_code(status))
+
+    def _not_brought(self, place: Place, why: str) -> None:
+        """Try elsewhere where rsync failed because the host was lost."""
+        failure = place.commands.failure
+        if failure is None or self._abandoned.is_set():
+            self._refuse(why)
+        else:
+            self._lost(place, failure.detail or failure.reason)
 
     def _failed(self, place: Place, failure: HostFailure) -> None:
         order, label = self._order, place.host.label
@@ -212,6 +220,11 @@ class Job:
                 code = 126 if detail.endswith("Permission denied") else 127
                 self._refuse(f"{label}: {detail}", code if detail.startswith(f"{order.argv[0]}: ") else None)
             return
+        self._lost(place, detail)
+
+    def _lost(self, place: Place, detail: str) -> None:
+        """Try elsewhere, if that was asked for."""
+        order, label = self._order, place.host.label
         self._tried.add(label)
         what = f"{label} was lost while {order.argv[0]} ran: {detail}"
         if len(self._tried) > order.retries:

@@ -1,8 +1,9 @@
 """``--sync``: a folder brought to the host before a command and back after it, by rsync through the dispatcher.
 
 rsync's remote shell is a dsh that is told its host, so files travel over the connection that is warm already. Both
-ways files replace each other only when they are complete. Back comes what is newer there, or missing here; what the
-command removed there stays here.
+ways files replace each other only when they are complete; until then they lie in a folder beside them that no other
+rsync sees, for with make -j many run in the same folder at the same time. Back comes what is newer there, or missing
+here; what the command removed there stays here.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ from roomful import dsh
 
 from .wire import Client
 
-#: Where rsync puts files until they are complete; not brought along by another command's rsync at the same time.
-PARTIAL = ".roomful-incoming"
+#: Where rsync writes files until they are complete. Each rsync gives them names of its own, so any number share the
+#: folder (with --partial-dir and --delay-updates they could not). The one there stays; ours are removed.
+INCOMING = ".roomful-incoming"
 #: rsync wants a host's name before the command; ``--rsh`` drops it, ``--on`` says which it is.
 HOST = "roomful"
 #: A client is looked for so often while rsync runs, in seconds.
@@ -52,24 +54,31 @@ class Plan:
         return (self.there.removeprefix("~").lstrip("/") or ".") if self.there.startswith("~") else self.there
 
 
-def rsync_argv(plan: Plan, back: bool) -> list[str]:
-    """Return rsync's command line."""
-    options = ["-a", "-s", "--delay-updates", f"--partial-dir={PARTIAL}", f"--exclude={PARTIAL}", "--exclude=.~tmp~"]
+def rsync_argv(plan: Plan, incoming: str = "") -> list[str]:
+    """Return rsync's command line for the way there, or for the way back into ``incoming`` first."""
+    options = ["-a", "-s", f"--temp-dir={incoming or INCOMING}", f"--exclude={INCOMING}*"]
     # By itself rsync takes files that changed within one second for the same.
     options += ["--modify-window=-1", "--rsh", shlex.join(plan.remote_shell)]
     there, here = f"{HOST}:{plan.target.rstrip('/')}/", f"{plan.here.rstrip('/')}/"
-    return ["rsync", *options, "--update", there, here] if back else ["rsync", *options, here, there]
+    return ["rsync", *options, "--update", there, here] if incoming else ["rsync", *options, here, there]
 
 
 def push(plan: Plan, client: Client) -> None:
     """Bring the folder there. Raises SyncFailure."""
-    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", plan.target], client)
-    _run(rsync_argv(plan, back=False), client)
+    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", f"{plan.target}/{INCOMING}"], client)
+    _run(rsync_argv(plan), client)
 
 
 def pull(plan: Plan, client: Client) -> None:
     """Bring back what is newer there. Raises SyncFailure."""
-    _run(rsync_argv(plan, back=True), client)
+    try:
+        incoming = tempfile.mkdtemp(prefix=f"{INCOMING}-", dir=plan.here)
+    except OSError as error:
+        raise SyncFailure(f"cannot write {plan.here}: {error.strerror}") from error
+    try:
+        _run(rsync_argv(plan, incoming), client)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
 
 
 def _run(argv: list[str], client: Client) -> None:

@@ -136,7 +136,7 @@ def test_files_that_belong_to_the_command_are_looked_at_again(tmp_path: Path) ->
 
 def test_rsync_travels_through_the_dispatcher() -> None:
     plan = Plan("me@n1:22", "/w", "~/w", "/run/my socket")
-    forth, back = rsync_argv(plan, back=False), rsync_argv(plan, back=True)
+    forth, back = rsync_argv(plan), rsync_argv(plan, "/w/.roomful-incoming-1")
     assert forth[-2:] == ["/w/", "roomful:w/"]
     assert back[-2:] == ["roomful:w/", "/w/"]
     assert "--update" in back
