@@ -193,17 +193,18 @@ def run(
     print(_plan_table(made), file=sys.stderr)
     campaign.begin(identity(made, load, chosen), resume)
     bench = BenchRun(campaign, made, load, chosen, Events(_tell, job_ended))
-    try:
-        workers = bench.gather(machines)
-    except RoomfulError:
-        _say_left(campaign.abandon() if not resume else campaign.end(), campaign.name)
-        raise
-    _print_workers(workers)
-    if not any(one.state in ("ready", "locked") for one in workers):
-        _say_left(campaign.abandon() if not resume else campaign.end(), campaign.name)
-        raise Exit("inv bench.run: no host can run a job now", code=1)
+    ends = bench.finished()
     with _going_on(campaign.name):
-        ends = bench.run()
+        if not ends:
+            try:
+                _print_workers(bench.gather(machines))
+                bench.need_somebody()
+            except RoomfulError:
+                # What goes on of a run that is resumed is not ended by a mistake.
+                if not resume:
+                    _say_left(campaign.abandon(), campaign.name)
+                raise
+            ends = bench.run()
     left = campaign.end()
     summary = summarise(made, campaign, ends, load.tree.root, program)
     if json:
@@ -222,13 +223,16 @@ def stop(c: Context, name: str) -> None:
     """Bench: end a run that its command has left: its jobs are killed, results that are here stay.
 
     Example:
-        inv bench.stop --name nightly
+        inv bench.stop nightly
     """
     from roomful.benchexec.campaign import Campaign
+    from roomful.errors import InputError
 
     from ._fanout import enter_lab
 
     campaign = Campaign(name, settings_of(c))
+    if not campaign.root.is_dir():
+        raise InputError(f"no run {name!r} is under way here", fix="see the folders in .roomful/bench")
     hosts = campaign.hosts()
     enter_lab(hosts)
     left = campaign.end()
@@ -253,7 +257,7 @@ def _going_on(name: str) -> Iterator[None]:
     except KeyboardInterrupt:
         again = current_call().line(resume=True)
         raise Exit(
-            f"the jobs go on; wait for them again: {again}; end them: inv bench.stop {name}", code=130
+            f"what was begun goes on; wait for them again: {again}; end them: inv bench.stop {name}", code=130
         ) from None
 
 

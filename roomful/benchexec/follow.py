@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ class Follower:
         """Submit every job that is neither here nor in the queue; return how many were finished before."""
         newest = {record.spec.name: record for record in self._queue.tasks()}
         for job in self._plan.jobs:
-            end = self._end_of(job)
+            end = end_of(self._plan, job, self._folder)
             if not end.why:
                 self.ended[job.id] = end
             elif (record := newest.get(job.id)) and record.state in ("todo", "running", "done"):
@@ -170,7 +171,7 @@ class Follower:
         for attempt in harvest.here:
             record = wanted[attempt]
             self._aside(record)
-            end = self._end_of(self._tasks[record.id])
+            end = end_of(self._plan, self._tasks[record.id], self._folder)
             ends += self._again(record.id, end.why) if end.why else [self._finish(record.id, end)]
         for attempt, why in harvest.missing.items():
             task = wanted[attempt].id
@@ -220,17 +221,17 @@ class Follower:
         self.ended[job.id] = end
         return end
 
-    def _end_of(self, job: Job) -> JobEnd:
-        """Judge what is here of a job."""
-        findings = judge_job(self._plan, job, self._folder)
-        account = account_of(self._folder, job.id)
-        counts: dict[str, int] = {}
-        for finding in findings:
-            for status, count in (finding.file.counts if finding.file else {}).items():
-                counts[status] = counts.get(status, 0) + count
-        why = "; ".join(one.why for one in findings if one.file is None)
-        host, seconds = str(account.get("host", "")), float(account.get("seconds", 0.0))
-        return JobEnd(job, host, int(account.get("attempt", 0)), seconds, counts, why)
+
+def end_of(plan: Plan, job: Job, run: Path) -> JobEnd:
+    """Judge what is in a run's folder of a job."""
+    findings = judge_job(plan, job, run)
+    account = account_of(run, job.id)
+    counts: Counter[str] = Counter()
+    for finding in findings:
+        counts.update(finding.file.counts if finding.file else {})
+    why = "; ".join(one.why for one in findings if one.file is None)
+    host, seconds = str(account.get("host", "")), float(account.get("seconds", 0.0))
+    return JobEnd(job, host, int(account.get("attempt", 0)), seconds, counts, why)
 
 
 def judge_job(plan: Plan, job: Job, run: Path) -> list[Finding]:

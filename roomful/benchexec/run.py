@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roomful.benchexec.campaign import Campaign
-from roomful.benchexec.follow import Follower, JobEnd, task_of
+from roomful.benchexec.follow import Follower, JobEnd, end_of, task_of
 from roomful.benchexec.plan import Job, Plan
 from roomful.benchexec.stage import Load, make_stage
 from roomful.benchexec.workers import Preparation, Worker, look, prepare, refuse_mixed
@@ -102,6 +101,11 @@ class BenchRun:
         self.workers = {one.host: one for one in (*seen, *ours, *made)}
         return list(self.workers.values())
 
+    def need_somebody(self) -> None:
+        """Raise RoomfulError where no host is ready, or will be when others leave it."""
+        if not any(worker.state in ("ready", "locked") for worker in self.workers.values()):
+            raise RoomfulError("no host can run a job now")
+
     def _preparation(self) -> Preparation:
         deployment = Deployment(self.campaign.root / "stage", delete=True, relay="auto")
         return Preparation(deployment, self.load.archive_path, self.options.runexec)
@@ -182,6 +186,11 @@ class BenchRun:
                     break
         return follower.ended
 
+    def finished(self) -> dict[str, JobEnd]:
+        """Return every job if all are here already, as of a run that is resumed; else nothing."""
+        ends = {job.id: end_of(self.plan, job, self.campaign.folder) for job in self.plan.jobs}
+        return {} if any(end.why for end in ends.values()) else ends
+
     def _follower(self, queue: Queue) -> Follower:
         environment = {"ROOMFUL_IN_SCRIPT": "1"} if self.load.script else {}
         specs = {job.id: task_of(job, self.plan, self._argv(job), environment) for job in self.plan.jobs}
@@ -214,8 +223,3 @@ def check_options(words: Sequence[str]) -> None:
         if word.partition("=")[0] in own or (word[:2] in own and not word.startswith("--")):
             fix = "leave it out; a run's name is --name of bench.run"
             raise InputError(f"{word} is for the run to say", where="--options", fix=fix)
-
-
-def remove_stage(campaign: Campaign) -> None:
-    """Remove the copy of what was shipped."""
-    shutil.rmtree(campaign.root / "stage", ignore_errors=True)

@@ -28,6 +28,8 @@ State = Literal["looked", "ready", "locked", "away", "rejected"]
 #: BenchExec's first version of Python.
 OLDEST_PYTHON = (3, 10)
 PROBE_SECONDS = 20.0
+#: Said of a machine that has no memory cgroup for us.
+UNMEASURED = "memory is not measured there: no cgroup for it"
 #: Unpacking a large tool takes its time.
 PREPARE_SECONDS = 1800.0
 
@@ -45,11 +47,6 @@ class Worker:
     python: str = ""
     #: BenchExec's version there.
     version: str = ""
-    workdir: str = ""
-
-    def document(self) -> dict[str, Any]:
-        """Return what is told of it in JSON."""
-        return {"host": self.host.label, **{k: v for k, v in vars(self).items() if k != "host"}}
 
 
 @dataclass(frozen=True)
@@ -134,16 +131,15 @@ def prepare(
             )
         else:
             about = reply["ok"]
-            seen[outcome.host] = dataclasses.replace(
-                seen[outcome.host], version=str(about["version"]), workdir=str(about["workdir"])
-            )
+            note = "" if about["memory"] else UNMEASURED
+            seen[outcome.host] = dataclasses.replace(seen[outcome.host], version=str(about["version"]), why=note)
     fit = [host for host in seen if seen[host].version]
     if fit:
         # The machine is ours alone, and what is measured is not to differ from what the user measures by hand.
         started = start_clients(fit, settings, slots=1, live={"nice": 0})
         _take(seen, started)
         for agent in started.ok:
-            seen[agent.host] = dataclasses.replace(seen[agent.host], state="ready", why="")
+            seen[agent.host] = dataclasses.replace(seen[agent.host], state="ready")
     return list(seen.values())
 
 

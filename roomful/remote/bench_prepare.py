@@ -43,7 +43,7 @@ def prepare(tool: str, options: Sequence[str]) -> dict[str, Any]:
     for name in ("cputime", "walltime"):
         if name not in values:
             raise Refusal(f"a trial run was not measured: no {name}")
-    return {"version": version.split()[-1], "memory": "memory" in values, "workdir": workdir}
+    return {"version": version.split()[-1], "memory": "memory" in values}
 
 
 def unpack(archive: Path, folder: Path) -> None:

@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.timeout(300
 
 #: A whole run with its machines, on a computer that others use too.
 PATIENCE = 150.0
-OPTIONS = ("bench/def.xml", "--hosts=lab", "--tool=tool.tar.gz", "--runexec-options=--no-container")
+OPTIONS = ("bench/def.xml", "--tool=tool.tar.gz", "--runexec-options=--no-container")
 #: Somebody's own script holds the machine.
 TAKE = "setsid -f flock /tmp/benchexec.lock sleep 86399 </dev/null >/dev/null 2>&1"
 
@@ -204,15 +204,58 @@ def test_a_killed_controller_loses_nothing_and_resume_runs_nothing_twice(project
     assert rows(project.root / "results" / "bench" / "def" / "report.table.csv") == alone(project, definition)
     assert (left(room, "lab01"), left(room, "lab02")) == ("", "")
 
-    # Of a run that is finished nothing runs at all.
-    done = Running(project, "--split=both", "--exclude=lab03", "--resume")
+    # Of a run that is finished nothing runs at all, and no machine is needed.
+    (project.root / "host_lists" / "gone.txt").write_text("192.0.2.1\n")
+    done = Running(project, "--split=both", "--hosts=gone", "--resume")
     assert done.wait() == 0, done.said.read_text()
-    assert "6 of 6 jobs are finished already" in done.said.read_text()
     assert ran(room) == 10
 
 
-def test_a_result_that_is_not_whole_does_not_count_and_is_kept_aside(project: Project, room: Lab) -> None:
+def test_results_that_went_down_with_their_machine_are_made_again(project: Project, room: Lab) -> None:
+    definition = write_benchmark(project.root)
+    run = Running(project, "--split=both", "--exclude=lab03")
+    run.until(r"lab0[12] finished ")
+    os.kill(run.process.pid, signal.SIGKILL)
+    run.process.wait()
+    here = {path.name for path in (project.root / "results" / "bench" / "def" / "jobs").iterdir()}
+
+    def lost() -> str:
+        """Remove a result that nobody has fetched."""
+        for host in ("lab01", "lab02"):
+            for path in ssh(room, host, "ls ~/roomful-*/results/*.zip").stdout.split():
+                if Path(path).name.partition("+")[0] not in here:
+                    ssh(room, host, f"rm {path}")
+                    return Path(path).name.partition("+")[0]
+        return ""
+
+    job = wait_until(lost, PATIENCE, pause=0.3)
+    done = Running(project, "--split=both", "--exclude=lab03", "--resume")
+    assert done.wait() == 0, done.said.read_text()
+    assert re.search(rf"{re.escape(job)}: its results are lost with lab0\d: .*; it runs again", done.said.read_text())
+    assert rows(project.root / "results" / "bench" / "def" / "report.table.csv") == alone(project, definition)
+
+
+@pytest.fixture
+def cluster(project: Project) -> Iterator[Project]:
+    """The project's own cluster, with a task that runs."""
+    done = project.inv("start-server", "start-clients", "--slots=1")
+    assert done.returncode == 0, done.stderr
+    assert project.inv("submit", "-", stdin="sleep 86398\n").returncode == 0
+    yield project
+    project.inv("stop-clients", "--now")
+    project.inv("stop-server", "--forget", "--yes")
+
+
+def running(project: Project) -> list[int]:
+    """The attempts of the tasks that run in the project's own cluster."""
+    return [task["attempt"] for task in project.json("tasks", "--state=running")["tasks"]]
+
+
+def test_a_result_that_is_not_whole_does_not_count_and_is_kept_aside(cluster: Project, room: Lab) -> None:
+    """And the project's own cluster on the same machines goes on meanwhile."""
+    project = cluster
     write_benchmark(project.root, seconds=0)
+    wait_until(lambda: running(project) == [1], PATIENCE)
     script = project.root / "start.sh"
     script.write_text(
         "#!/bin/sh\nset -e\n"
@@ -236,3 +279,5 @@ def test_a_result_that_is_not_whole_does_not_count_and_is_kept_aside(project: Pr
     assert json.loads(next((folder / "failed" / "b").glob("1-*/job.json")).read_text())["faults"].keys() == {"slow.b"}
     # Bounded: the first attempt and two more.
     assert len(list((folder / "failed" / "z_z").iterdir())) == 3
+    assert running(project) == [1]
+    assert project.inv("server-status").returncode == 0
