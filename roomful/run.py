@@ -26,32 +26,35 @@ KEPT_BYTES = 16 << 20
 # nobody's child, for programs that wait for all their children; and when the command has ended by itself, what it
 # left running goes on. $1 is the command line ("" where the words are one), $2 the number of bytes of its standard
 # input that come first, the other words the command's own.
-WRAPPER = """\
-exec 3<&0 4</dev/null </dev/null
-if [ "$2" -gt 0 ]; then
-  t=$(mktemp) && head -c "$2" <&3 >"$t" && exec 4<"$t" && rm -f "$t" || exit 125
-fi
-((trap '' TERM; exec >/dev/null 2>&1 4<&-; read -r _ <&3; kill -0 $$ && kill -TERM 0 && sleep 2 && kill -KILL 0) &)
-c=$1; shift 2
-[ -z "$c" ] || set -- sh -c "$c" roomful "$@"
-exec "$@" <&4 3<&- 4<&-
-"""
+# One line: with a newline in it, login_shell.py has to start another shell.
+WRAPPER = (
+    "exec 3<&0 4</dev/null </dev/null; "
+    'if [ "$2" -gt 0 ]; then '
+    't=$(mktemp) && head -c "$2" <&3 >"$t" && exec 4<"$t" && rm -f "$t" || exit 125; fi; '
+    "( (trap '' TERM; exec >/dev/null 2>&1 4<&-; read -r _ <&3; "
+    "kill -0 $$ && kill -TERM 0 && sleep 2 && kill -KILL 0) & ); "
+    "c=$1; shift 2; "
+    '[ -z "$c" ] || set -- sh -c "$c" roomful "$@"; '
+    'exec "$@" <&4 3<&- 4<&-'
+)
 
 # Some servers do not start a command in a group of its own.
 LEADER = 'w=$1; shift; kill -0 -$$ 2>/dev/null || exec setsid sh -c "$w" "$0" "$@"; eval "$w"'
 
 # The script's text comes first over standard input ($1 bytes), then its own input. It is run by its first line's
-# interpreter, else by sh, from a file that only this account can read and that is gone afterwards.
+# interpreter, else by sh, from a file that only this account can read and that is gone afterwards, also where the
+# watcher ended it (PIPE: the shell says so to a stderr that nobody reads any more).
 SCRIPT_LINE = """\
-d=$(mktemp -d) && trap 'rm -rf "$d"' EXIT && f="$d/$1" && n=$2 && shift 2 && head -c "$n" >"$f" && chmod 700 "$f" &&
-case "$(head -c 2 "$f")" in '#!') "$f" "$@";; *) sh "$f" "$@";; esac
+d=$(mktemp -d) && trap 'rm -rf "$d"' EXIT && trap 'exit 143' TERM PIPE && f="$d/$1" && n=$2 && shift 2 && \
+head -c "$n" >"$f" && chmod 700 "$f" && \
+case "$(head -c 2 "$f")" in '#!') "$f" "$@";; *) sh "$f" "$@";; esac\
 """
 
 # Detached: the same file, but the script goes on after we leave, with its output in a log beside it.
 DETACHED_LINE = """\
-d=$(mktemp -d "${TMPDIR:-/tmp}/roomful-script.XXXXXX") && f="$d/$1" && n=$2 && shift 2 && head -c "$n" >"$f" &&
-chmod 700 "$f" && case "$(head -c 2 "$f")" in '#!') ;; *) set -- "$f" "$@"; f=sh;; esac &&
-{ setsid "$f" "$@" </dev/null >"$d/log" 2>&1 & echo "$! $d/log"; }
+d=$(mktemp -d "${TMPDIR:-/tmp}/roomful-script.XXXXXX") && f="$d/$1" && n=$2 && shift 2 && head -c "$n" >"$f" && \
+chmod 700 "$f" && case "$(head -c 2 "$f")" in '#!') ;; *) set -- "$f" "$@"; f=sh;; esac && \
+{ setsid "$f" "$@" </dev/null >"$d/log" 2>&1 & echo "$! $d/log"; }\
 """
 
 

@@ -1,6 +1,7 @@
-"""Fan-out of ``true`` to cold hosts: Roomful beside clush, pssh, pdsh and Ansible, in the same lab, in one run.
+"""Fan-out of ``true`` to cold hosts: Roomful beside clush, pssh, pdsh, asyncssh and Ansible, in one lab, in one run.
 
-Needs root (it makes a lab in namespaces). Peers that are not installed are named with the command that adds them.
+Needs root (it makes a lab in namespaces). Peers that are not installed are named with the command that adds them;
+asyncssh is looked for in the ``python3`` on PATH.
 
     inv dev.bench fanout                    64 and 256 hosts, then 256 with a tenth of them dead
     inv dev.bench fanout -- --hosts 64      only that size
@@ -9,15 +10,17 @@ Needs root (it makes a lab in namespaces). Peers that are not installed are name
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import shutil
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roomful import lab
@@ -29,6 +32,24 @@ from roomful.report import table
 ROOT = Path(__file__).parents[2]
 #: Seconds a host may take to answer, for everyone.
 CONNECT_TIMEOUT = 5
+#: With dead hosts, ours may take so many seconds more than that.
+DEAD_ALLOWANCE = 1.0
+#: Lines of the large known_hosts file, and the seconds that it may add for the whole group.
+KNOWN_LINES = 5000
+KNOWN_ALLOWANCE = 0.3
+#: What an asyncssh program for this looks like: all hosts at once, host keys checked.
+ASYNCSSH = """\
+import asyncio, sys, asyncssh
+async def one(host):
+    options = {"config": [sys.argv[1]], "connect_timeout": float(sys.argv[2])}
+    async with asyncssh.connect(host, **options) as connection:
+        return await connection.run("true", check=True)
+async def main():
+    hosts = open(sys.argv[3]).read().split()
+    ended = await asyncio.gather(*map(one, hosts), return_exceptions=True)
+    return sum(isinstance(one, BaseException) for one in ended)
+sys.exit(1 if asyncio.run(main()) else 0)
+"""
 
 
 @dataclass(frozen=True)
@@ -63,9 +84,9 @@ def peers(room: Lab, project: Path, curve: Path) -> list[Peer]:
     default, quick = f"-F {room.ssh_config}", f"-F {curve}"
     pdsh = ["pdsh", "-R", "ssh", "-S", "-f", "64", "-w", hosts]
     ansible = ["ansible", "all", "-i", f"{hosts},", "-f", "64", "-m", "raw", "-a", "true", "-o"]
-    inv = [sys.executable, "-m", "invoke", "run", "--hosts", "lab", "--connect-timeout", str(CONNECT_TIMEOUT)]
+    asyncssh = ["python3", "-c", ASYNCSSH, str(room.ssh_config), str(CONNECT_TIMEOUT), str(names)]
     return [
-        Peer("Roomful (inv run)", "", "", [*inv, "--", "true"]),
+        Peer("Roomful (inv run)", "", "", inv_argv("lab")),
         Peer("clush, defaults", "", "", [*clush, "-o", default, "true"], 0.30),
         Peer("clush, curve25519", "", "", [*clush, "-o", quick, "true"], 0.80),
         Peer("pssh, defaults", "parallel-ssh", "apt install pssh", [*pssh, "-x", default, "true"], 0.30),
@@ -85,15 +106,24 @@ def peers(room: Lab, project: Path, curve: Path) -> list[Peer]:
             0.80,
         ),
         Peer("Ansible raw", "ansible", "pip install ansible-core", [*ansible, f"--ssh-common-args={default}"], 0.20),
+        Peer("asyncssh", "python3", "pip install asyncssh", asyncssh),
     ]
+
+
+def inv_argv(hosts: str) -> list[str]:
+    """Return the call of ours for a host list."""
+    inv = [sys.executable, "-m", "invoke", "run", "--hosts", hosts, "--connect-timeout", str(CONNECT_TIMEOUT)]
+    return [*inv, "--", "true"]
 
 
 def measure(peer: Peer, room: Lab, project: Path, rounds: int) -> tuple[float, int] | str:
     """Run a peer inside the lab's network; returns the median of the wall seconds and its last exit code."""
-    if peer.program and not shutil.which(peer.program):
+    if peer.program and not is_installed(peer):
         return f"not installed ({peer.install})"
     argv = ["ip", "netns", "exec", str(room.netns), *peer.argv]
     environment = {**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "True", "ANSIBLE_SSH_CONTROL_PATH": "none"}
+    # Everybody's Python programs run from bytecode, as they do where they are in use.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     seconds = []
     code = 0
     for _ in range(rounds):
@@ -112,6 +142,14 @@ def measure(peer: Peer, room: Lab, project: Path, rounds: int) -> tuple[float, i
     return statistics.median(seconds), code
 
 
+def is_installed(peer: Peer) -> bool:
+    """Tell whether a peer can be measured here."""
+    if peer.name != "asyncssh":
+        return shutil.which(peer.program) is not None
+    argv = [peer.program, "-c", "import asyncssh"]
+    return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
+
+
 def curve_config(room: Lab, project: Path) -> Path:
     """Write the lab's ssh_config once with curve25519 first and once without any choice of ours."""
     lines = [line for line in room.ssh_config.read_text().splitlines() if "KexAlgorithms" not in line]
@@ -123,25 +161,78 @@ def curve_config(room: Lab, project: Path) -> Path:
     return curve
 
 
-def compare(title: str, room: Lab, project: Path, rounds: int) -> None:
-    """Print one table: each peer's seconds, and ours as a ratio of them."""
+def compare(title: str, room: Lab, project: Path, rounds: int, limit: float | None = None) -> None:
+    """Print one table: each peer's seconds, and ours as a ratio of them.
+
+    With a ``limit`` in seconds that is ours to keep, and the ratios are only told.
+    """
     curve = curve_config(room, project)
     default = project / "default_config"
     ours = 0.0
     rows = []
     for peer in peers(room, project, curve):
         argv = [word.replace(str(room.ssh_config), str(default)) for word in peer.argv]
-        result = measure(Peer(peer.name, peer.program, peer.install, argv, peer.goal), room, project, rounds)
+        result = measure(replace(peer, argv=argv), room, project, rounds)
         if isinstance(result, str):
-            rows.append([peer.name, result, "", "", ""])
+            rows.append([peer.name, result, "", "", "", ""])
             continue
         seconds, code = result
+        goal, met = "", ""
+        if limit is not None and not ours:
+            goal, met = f"<= {limit:.1f} s", yes(seconds <= limit)
         ours = ours or seconds
-        goal = "" if peer.goal is None else f"<= {peer.goal:.2f}x"
-        met = "" if peer.goal is None else ("yes" if ours <= peer.goal * seconds else "no")
+        if limit is None and peer.goal is not None:
+            goal, met = f"<= {peer.goal:.2f}x", yes(ours <= peer.goal * seconds)
         rows.append([peer.name, f"{seconds:.2f}", f"{ours / seconds:.2f}x", goal, met, code])
     print(f"\n{title} (median of {rounds})")
     print(table(rows, ["program", "seconds", "ours / its", "goal", "met", "exit code"]), flush=True)
+
+
+def yes(met: bool) -> str:
+    """Say whether a goal is met."""
+    return "yes" if met else "no"
+
+
+def hashed_known_hosts(room: Lab, project: Path) -> None:
+    """Write the host list ``hashed``: the same hosts, known at the end of a large file of hashed names."""
+    known = project / "hashed_known_hosts"
+    head = struct.pack(">I", 11) + b"ssh-ed25519" + struct.pack(">I", 32)
+    mine = room.known_hosts.read_text()
+    with known.open("w") as file:
+        for number in range(KNOWN_LINES - mine.count("\n")):
+            file.write(f"other{number} ssh-ed25519 {base64.b64encode(head + os.urandom(32)).decode()}\n")
+        file.write(mine)
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(known)], capture_output=True, check=True)
+    config = project / "hashed_config"
+    lines = [line for line in room.ssh_config.read_text().splitlines() if "UserKnownHostsFile" not in line]
+    config.write_text(f"UserKnownHostsFile {known}\n" + "\n".join(lines) + "\n")
+    hosts = [replace(host, attributes={**host.attributes, "ssh_config": str(config)}) for host in room.entries]
+    write_host_list(project / "host_lists" / "hashed.txt", hosts)
+
+
+def compare_known_hosts(room: Lab, project: Path, rounds: int) -> None:
+    """Print what a large file of hashed names costs ours, beside the lab's own small one."""
+    hashed_known_hosts(room, project)
+    found = [
+        measure(Peer(name, "", "", inv_argv(name)), room, project, rounds)
+        for _ in range(2)
+        for name in ("lab", "hashed")
+    ]
+    seconds = [each[0] for each in found if not isinstance(each, str)]
+    small, large = min(seconds[::2]), min(seconds[1::2])
+    added = large - small
+    rows = [
+        ["the lab's own", f"{small:.2f}", "", "", ""],
+        [
+            f"{KNOWN_LINES} hashed",
+            f"{large:.2f}",
+            f"{added:+.2f}",
+            f"< {KNOWN_ALLOWANCE:.1f}",
+            yes(added < KNOWN_ALLOWANCE),
+        ],
+    ]
+    print(f"\n{len(room.entries)} hosts, what known_hosts costs (better of 2 medians of {rounds})")
+    print(table(rows, ["known_hosts", "seconds", "added", "goal", "met"]), flush=True)
 
 
 def main() -> None:
@@ -160,10 +251,12 @@ def main() -> None:
             try:
                 write_host_list(project / "host_lists" / "lab.txt", room.entries)
                 compare(f"{count} cold hosts", room, project, options.rounds)
+                compare_known_hosts(room, project, options.rounds)
                 if count >= 256:
                     for host in room.entries[::10]:
                         lab.fail(room.name, host.name, "cut")
-                    compare(f"{count} hosts, a tenth of them dead, {CONNECT_TIMEOUT} s to answer", room, project, 1)
+                    title = f"{count} hosts, a tenth of them dead, {CONNECT_TIMEOUT} s to answer"
+                    compare(title, room, project, 1, CONNECT_TIMEOUT + DEAD_ALLOWANCE)
             finally:
                 lab.down(room.name)
 

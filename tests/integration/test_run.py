@@ -202,6 +202,13 @@ class TestScript:
         assert line.startswith("lab01: ['a b', '--depth', '3'] /"), done.stderr
         assert not Path(line.split()[-1]).exists()
 
+    def test_it_is_gone_too_when_it_was_ended(self, inv: Inv, project: Path) -> None:
+        (project / "slow.sh").write_text(f"echo $0; sleep 8{os.getpid()}.5\n")
+        done = inv("script", "slow.sh", "--hosts", "lab01", "--timeout", "1")
+        assert b"command-timeout" in done.stderr
+        path = Path(done.stdout.decode().split()[-1])
+        wait_until(lambda: not path.parent.exists(), 5, lambda: list(path.parent.iterdir()))
+
     def test_without_a_first_line_it_is_sh(self, inv: Inv, project: Path) -> None:
         (project / "x.sh").write_text("cat; echo $1; exit 4\n")
         (project / "in").write_text("from stdin\n")
