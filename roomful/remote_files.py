@@ -24,6 +24,9 @@ BeforeConnecting = Callable[[Iterable[Host]], None]
 
 #: A connection that breaks is noticed at once; a large file may take its time.
 TRANSFER_SECONDS = 24 * 3600.0
+#: So often a host that sends us files is asked whether it is there; it is lost when it does not answer
+#: (``connection.LOST_AFTER_MS``).
+KEEPALIVE_SECONDS = 5
 
 _DATA, _END, _ERROR = 1, 2, 3
 
@@ -91,6 +94,8 @@ def fetch(
     folder = base or settings.workdir
 
     def work(connection: HostConnection) -> list[Fetched]:
+        # A host that loses its power while it sends says nothing any more, and nothing of ours is unanswered.
+        connection.transport.set_keepalive(KEEPALIVE_SECONDS)
         label = label_of[connection.entry.label]
         receiver = _Receiver(label, wanted[label])
         try:

@@ -26,10 +26,10 @@ from tests.support.waiting import wait_until
 
 __all__ = ["smtp"]
 
-pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.root, pytest.mark.timeout(400)]
 
 #: A whole run with its machines, on a computer that others use too.
-PATIENCE = 150.0
+PATIENCE = 240.0
 OPTIONS = ("bench/def.xml", "--tool=tool.tar.gz", "--runexec-options=--no-container")
 #: Somebody's own script holds the machine.
 TAKE = "setsid -f flock /tmp/benchexec.lock sleep 86399 </dev/null >/dev/null 2>&1"
@@ -42,11 +42,16 @@ def room(lab: LabFactory) -> Iterator[Lab]:
         need("not installed: benchexec (requirements.txt)")
     found = lab(count=3, rootless=False, user="root")
     yield found
-    for host in labs.get(found.name).hosts:
-        if host.faults:
-            labs.heal(found.name, host.name)
+    heal(found)
     for host in found.hosts:
         ssh(found, host.name, f"umount /sys/fs/cgroup; rm -f {RAN}; pkill -x flock; pkill -x -f 'sleep 86399'")
+
+
+def heal(room: Lab) -> None:
+    """Mend what is broken."""
+    for host in labs.get(room.name).hosts:
+        if host.faults:
+            labs.heal(room.name, host.name)
 
 
 @pytest.fixture
@@ -61,6 +66,7 @@ def project(room: Lab, tmp_path: Path) -> Iterator[Project]:
         process.kill()
         process.wait()
     _started.clear()
+    heal(room)
     if (root / ".roomful" / "bench").exists():
         for folder in (root / ".roomful" / "bench").iterdir():
             made.inv("bench.stop", folder.name)
