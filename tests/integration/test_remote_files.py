@@ -12,21 +12,24 @@ from typing import Any
 import pytest
 
 from roomful import deliverer, results
+from roomful import lab as labs
 from roomful.agent.task import TaskSpec, encode_task
+from roomful.connection import LOST_AFTER_MS
 from roomful.deliverer import Deliverer
 from roomful.deliveries import DeliveryBook, digest_of
 from roomful.errors import RoomfulError
 from roomful.lab import Lab
+from roomful.lab.netns import call_inside
 from roomful.queue import Queue
-from roomful.remote_files import Fetched, Wanted, fetch, host_of_label, stream
+from roomful.remote_files import KEEPALIVE_SECONDS, Fetched, Wanted, fetch, host_of_label, stream
 from roomful.results import save, task_folder
 from roomful.settings import Settings
 from tests.support.agents import Scripted, a_room
-from tests.support.lab import lab, rootless_lab, settings_for
+from tests.support.lab import lab, rootless_lab, settings_for, ssh, two
 from tests.support.server import processes_of
 from tests.support.waiting import wait_until
 
-__all__ = ["lab", "rootless_lab"]
+__all__ = ["lab", "rootless_lab", "two"]
 
 pytestmark = pytest.mark.integration
 
@@ -144,6 +147,36 @@ def test_a_transfer_that_breaks_leaves_nothing_half_done(
     assert killed
     assert [bool(item.error) for item in found] == [False, True, True]
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["a"]
+
+
+@pytest.mark.root
+def test_a_host_that_loses_its_power_while_it_sends_is_noticed(two: Lab, tmp_path: Path) -> None:
+    """It says nothing any more, and nothing that we have sent is unanswered."""
+    assert ssh(two, "lab01", "mkdir -p roomful && truncate -s 20G roomful/endless").returncode == 0
+    settings, local = settings_for(two, tmp_path), tmp_path / "here" / "endless"
+    found: list[Fetched] = []
+
+    def work() -> None:
+        wanted = {"lab01": [Wanted(1, "endless", local)]}
+        found.extend(call_inside(two.netns, lambda: fetch(wanted, settings)))
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    wait_until(lambda: local.parent.exists() and list(local.parent.iterdir()), 20)
+    # Its disk hangs: all that it has sent is acknowledged.
+    assert ssh(two, "lab01", "pkill -STOP python3").returncode == 0
+    sizes: list[int] = []
+
+    def quiet() -> bool:
+        sizes.append(next(iter(local.parent.iterdir())).stat().st_size)
+        return len(sizes) > 5 and len(set(sizes[-5:])) == 1
+
+    wait_until(quiet, 20, pause=0.3)
+    labs.fail(two.name, "lab01", "poweroff")
+    thread.join(LOST_AFTER_MS / 1000 + 4 * KEEPALIVE_SECONDS)
+    assert not thread.is_alive(), "it waits for ever"
+    assert one(found).error
+    assert list(local.parent.iterdir()) == []
 
 
 def test_a_file_is_streamed(rootless_lab: Lab, settings: Settings, work: Path) -> None:
