@@ -1,7 +1,7 @@
 """Fan-out of ``true`` to cold hosts: Roomful beside clush, pssh, pdsh, asyncssh and Ansible, in one lab, in one run.
 
 Needs root (it makes a lab in namespaces). Peers that are not installed are named with the command that adds them;
-asyncssh is looked for in the ``python3`` on PATH.
+asyncssh may be with any ``python3`` on PATH.
 
     inv dev.bench fanout                    64 and 256 hosts, then 256 with a tenth of them dead
     inv dev.bench fanout -- --hosts 64      only that size
@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from roomful import lab
-from roomful.hosts import write_host_list
+from roomful.hosts import Host, write_host_list
 from roomful.lab import Lab, LabOptions
 from roomful.openssh import KEX_ALGORITHMS
 from roomful.report import table
@@ -84,7 +84,8 @@ def peers(room: Lab, project: Path, curve: Path) -> list[Peer]:
     default, quick = f"-F {room.ssh_config}", f"-F {curve}"
     pdsh = ["pdsh", "-R", "ssh", "-S", "-f", "64", "-w", hosts]
     ansible = ["ansible", "all", "-i", f"{hosts},", "-f", "64", "-m", "raw", "-a", "true", "-o"]
-    asyncssh = ["python3", "-c", ASYNCSSH, str(room.ssh_config), str(CONNECT_TIMEOUT), str(names)]
+    python = python_with("asyncssh")
+    asyncssh = [python, "-c", ASYNCSSH, str(room.ssh_config), str(CONNECT_TIMEOUT), str(names)]
     return [
         Peer("Roomful (inv run)", "", "", inv_argv("lab")),
         Peer("clush, defaults", "", "", [*clush, "-o", default, "true"], 0.30),
@@ -106,7 +107,7 @@ def peers(room: Lab, project: Path, curve: Path) -> list[Peer]:
             0.80,
         ),
         Peer("Ansible raw", "ansible", "pip install ansible-core", [*ansible, f"--ssh-common-args={default}"], 0.20),
-        Peer("asyncssh", "python3", "pip install asyncssh", asyncssh),
+        Peer("asyncssh", python, "pip install asyncssh", asyncssh),
     ]
 
 
@@ -118,7 +119,7 @@ def inv_argv(hosts: str) -> list[str]:
 
 def measure(peer: Peer, room: Lab, project: Path, rounds: int) -> tuple[float, int] | str:
     """Run a peer inside the lab's network; returns the median of the wall seconds and its last exit code."""
-    if peer.program and not is_installed(peer):
+    if peer.install and not (peer.program and shutil.which(peer.program)):
         return f"not installed ({peer.install})"
     argv = ["ip", "netns", "exec", str(room.netns), *peer.argv]
     environment = {**os.environ, "ANSIBLE_HOST_KEY_CHECKING": "True", "ANSIBLE_SSH_CONTROL_PATH": "none"}
@@ -142,12 +143,14 @@ def measure(peer: Peer, room: Lab, project: Path, rounds: int) -> tuple[float, i
     return statistics.median(seconds), code
 
 
-def is_installed(peer: Peer) -> bool:
-    """Tell whether a peer can be measured here."""
-    if peer.name != "asyncssh":
-        return shutil.which(peer.program) is not None
-    argv = [peer.program, "-c", "import asyncssh"]
-    return subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode == 0
+def python_with(module: str) -> str:
+    """Return the first ``python3`` on PATH that has a module, else ""; the first of all is ours."""
+    for folder in os.get_exec_path():
+        python = str(Path(folder) / "python3")
+        argv = [python, "-c", f"import {module}"]
+        if os.access(python, os.X_OK) and subprocess.run(argv, capture_output=True, check=False).returncode == 0:
+            return python
+    return ""
 
 
 def curve_config(room: Lab, project: Path) -> Path:
@@ -235,6 +238,20 @@ def compare_known_hosts(room: Lab, project: Path, rounds: int) -> None:
     print(table(rows, ["known_hosts", "seconds", "added", "goal", "met"]), flush=True)
 
 
+def swallow(room: Lab, host: Host) -> None:
+    """Let all that is sent to a host vanish, as behind a router.
+
+    On its own network its neighbours would soon find that nobody answers for its address ("no route").
+    """
+    lab.fail(room.name, host.name, "cut")
+    ip = ["ip", "-n", str(room.netns)]
+    address = host.attributes["address"]
+    route = subprocess.run([*ip, "-o", "route", "get", address], capture_output=True, text=True, check=True).stdout
+    device = route.split(" dev ")[1].split()[0]
+    neighbour = ["neigh", "replace", address, "lladdr", "02:00:00:00:00:01", "dev", device, "nud", "permanent"]
+    subprocess.run([*ip, *neighbour], check=True)
+
+
 def main() -> None:
     """Run the comparison."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -254,7 +271,7 @@ def main() -> None:
                 compare_known_hosts(room, project, options.rounds)
                 if count >= 256:
                     for host in room.entries[::10]:
-                        lab.fail(room.name, host.name, "cut")
+                        swallow(room, host)
                     title = f"{count} hosts, a tenth of them dead, {CONNECT_TIMEOUT} s to answer"
                     compare(title, room, project, 1, CONNECT_TIMEOUT + DEAD_ALLOWANCE)
             finally:
