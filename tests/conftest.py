@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-#: The lab's fixtures, for every test.
-pytest_plugins = ["tests.support.lab", "tests.support.server"]
+#: The fixtures of the lab, of servers and of queues, for every test.
+pytest_plugins = ["tests.support.lab", "tests.support.queues", "tests.support.server"]
 
 #: Where a missing program or right is a failure, not a reason to skip.
 IN_CI = bool(os.environ.get("CI"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agents import PATIENCE, Room, a_room
+from tests.support.agents import PATIENCE, Room
 from tests.support.lab import need
 from tests.support.waiting import wait_until
 
@@ -21,13 +21,6 @@ EAT = (
     "while len(kept) < most: kept.append(bytearray(os.urandom(1024)) * 1024); time.sleep(0.01)\n"
     "while not os.path.exists(path): time.sleep(0.02)' "
 )
-
-
-@pytest.fixture
-def own() -> Iterator[Room]:
-    """A room of the test's own, without an agent yet."""
-    with a_room() as room:
-        yield room
 
 
 @pytest.fixture

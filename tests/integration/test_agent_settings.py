@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-
-import pytest
 
 from roomful.agent.tuning import SETTINGS
-from tests.support.agents import PATIENCE, Room, a_room
+from tests.support.agents import PATIENCE, Room
 from tests.support.waiting import wait_until
 
 #: What a machine that others share may add.
 MARGIN_SECONDS = 2.0
-
-
-@pytest.fixture
-def room() -> Iterator[Room]:
-    with a_room() as made:
-        yield made
 
 
 def running(room: Room) -> int:
@@ -39,56 +30,56 @@ def stays(room: Room, count: int) -> None:
         time.sleep(0.05)
 
 
-def test_the_most_tasks_at_a_time_can_be_raised_and_lowered(room: Room) -> None:
-    room.queue.configure({"slots": 1})
-    room.start(cpus=4)
-    go = room.folder / "go"
-    ids = room.submit(*(f"while [ ! -e {go}{number} ]; do sleep 0.05; done" for number in range(5)))
-    within_a_heartbeat(room, 1)
-    stays(room, 1)
-    room.queue.configure({"slots": 3})
-    within_a_heartbeat(room, 3)
-    stays(room, 3)
+def test_the_most_tasks_at_a_time_can_be_raised_and_lowered(own: Room) -> None:
+    own.queue.configure({"slots": 1})
+    own.start(cpus=4)
+    go = own.folder / "go"
+    ids = own.submit(*(f"while [ ! -e {go}{number} ]; do sleep 0.05; done" for number in range(5)))
+    within_a_heartbeat(own, 1)
+    stays(own, 1)
+    own.queue.configure({"slots": 3})
+    within_a_heartbeat(own, 3)
+    stays(own, 3)
     # Fewer: those that run go on, and nothing takes their places.
-    room.queue.configure({"slots": 1})
-    stays(room, 3)
+    own.queue.configure({"slots": 1})
+    stays(own, 3)
     for number in (0, 1):
-        (room.folder / f"go{number}").touch()
-    within_a_heartbeat(room, 1)
-    stays(room, 1)
+        (own.folder / f"go{number}").touch()
+    within_a_heartbeat(own, 1)
+    stays(own, 1)
     # None: what the host carries.
-    room.queue.configure({"slots": None})
-    within_a_heartbeat(room, 3)
+    own.queue.configure({"slots": None})
+    within_a_heartbeat(own, 3)
     for number in (2, 3, 4):
-        (room.folder / f"go{number}").touch()
-    assert room.queue.wait(ids, timeout=PATIENCE), room.log()
-    assert [(record.state, record.attempt) for record in room.queue.tasks()] == [("done", 1)] * 5
+        (own.folder / f"go{number}").touch()
+    assert own.queue.wait(ids, timeout=PATIENCE), own.log()
+    assert [(record.state, record.attempt) for record in own.queue.tasks()] == [("done", 1)] * 5
 
 
-def test_no_task_starts_while_less_memory_is_free_than_must_be(room: Room) -> None:
-    room.start()
-    (first,) = room.run("true")
+def test_no_task_starts_while_less_memory_is_free_than_must_be(own: Room) -> None:
+    own.start()
+    (first,) = own.run("true")
     assert first.state == "done"
     # More than any machine has.
-    room.queue.configure({"memory_accept": 2**55})
-    wait_until(lambda: "memory" in room.client("one").busy_with, PATIENCE, lambda: room.client("one"))
-    assert room.client("one").busy_with.endswith("needed to start a task")
-    (task_id,) = room.submit("echo 2")
+    own.queue.configure({"memory_accept": 2**55})
+    wait_until(lambda: "memory" in own.client("one").busy_with, PATIENCE, lambda: own.client("one"))
+    assert own.client("one").busy_with.endswith("needed to start a task")
+    (task_id,) = own.submit("echo 2")
     end = time.monotonic() + 1.5
     while time.monotonic() < end:
-        assert room.queue.task(task_id).state == "todo"  # type: ignore[union-attr]  # it is there
+        assert own.queue.task(task_id).state == "todo"  # type: ignore[union-attr]  # it is there
         time.sleep(0.05)
-    room.queue.configure({"memory_accept": None})
+    own.queue.configure({"memory_accept": None})
     seconds = SETTINGS["heartbeat_seconds"][1] + MARGIN_SECONDS
-    assert room.queue.wait([task_id], timeout=seconds), room.log()
+    assert own.queue.wait([task_id], timeout=seconds), own.log()
 
 
-def test_a_setting_for_one_host_is_that_hosts_alone(room: Room) -> None:
-    room.queue.configure({"slots": 1})
-    room.queue.configure({"slots": 2}, host="two")
-    room.start("one", cpus=4)
-    room.start("two", cpus=4)
-    room.submit(*(f"sleep 60 # {number}" for number in range(6)))
-    within_a_heartbeat(room, 3)
-    stays(room, 3)
-    assert sorted(client.running for client in room.queue.clients()) == [1, 2]
+def test_a_setting_for_one_host_is_that_hosts_alone(own: Room) -> None:
+    own.queue.configure({"slots": 1})
+    own.queue.configure({"slots": 2}, host="two")
+    own.start("one", cpus=4)
+    own.start("two", cpus=4)
+    own.submit(*(f"sleep 60 # {number}" for number in range(6)))
+    within_a_heartbeat(own, 3)
+    stays(own, 3)
+    assert sorted(client.running for client in own.queue.clients()) == [1, 2]

@@ -1,7 +1,7 @@
 """The queue's promises, each with its fault: wrong clocks, long silences, frozen servers, full disks, endless output.
 
-Other faults have their tests beside what they break: test_agent.py (kills, cuts, fencing), test_server.py (kills,
-damaged and full disks under the queue), test_client_faults.py (hosts of their own), test_chaos.py (all at once).
+Other faults have their tests beside what they break: test_agent_faults.py (kills, cuts, fencing), test_server.py
+(kills, damaged and full disks under the queue), test_client_faults.py (hosts of their own), test_chaos.py (all).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from roomful.queue import Queue, TaskSpec
-from tests.support.agents import PATIENCE, Room, Wire, a_room
+from tests.support.agents import PATIENCE, Room, Wire, a_room, alive, pid_in
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_until
 
@@ -41,18 +41,6 @@ time.clock_gettime_ns = lambda clock: _get_ns(clock) + {shift} * 10**9 * (clock 
 def room() -> Iterator[Room]:
     with a_room() as made:
         yield made
-
-
-def alive(pid: int) -> bool:
-    """Whether a process exists and is no zombie."""
-    with contextlib.suppress(OSError):
-        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
-    return False
-
-
-def pid_in(path: Path) -> int:
-    """Wait for a task to write its pid."""
-    return int(wait_until(lambda: path.exists() and path.read_text().strip(), PATIENCE))
 
 
 @contextlib.contextmanager

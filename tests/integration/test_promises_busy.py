@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from roomful.agent.leases import SILENCE_SECONDS
-from tests.support.agents import PATIENCE, Room, a_room
+from tests.support.agents import PATIENCE, Room
 from tests.support.waiting import wait_until
 
 HOGS = 8
@@ -30,12 +30,6 @@ with socket.socket(socket.AF_UNIX) as end:
 """
 
 
-@pytest.fixture
-def room() -> Iterator[Room]:
-    with a_room() as made:
-        yield made
-
-
 @contextlib.contextmanager
 def hogs(count: int) -> Iterator[None]:
     """Processes that take all the CPU that they get."""
@@ -48,50 +42,50 @@ def hogs(count: int) -> Iterator[None]:
             process.wait()
 
 
-def test_heartbeats_come_and_a_long_task_runs_once_however_busy_the_host_is(room: Room) -> None:
-    room.queue.configure({"nice": 0})
-    room.start()
-    go = room.folder / "go"
-    (long,) = room.submit(f"while [ ! -e {go} ]; do sleep 0.2; done", cpus=0)
+def test_heartbeats_come_and_a_long_task_runs_once_however_busy_the_host_is(own: Room) -> None:
+    own.queue.configure({"nice": 0})
+    own.start()
+    go = own.folder / "go"
+    (long,) = own.submit(f"while [ ! -e {go} ]; do sleep 0.2; done", cpus=0)
     with hogs(HOGS):
-        room.submit("head -c 300000000 /dev/zero", cpus=1)
-        room.submit(*(f"true {number}" for number in range(NO_OPS)), cpus=0.25)
+        own.submit("head -c 300000000 /dev/zero", cpus=1)
+        own.submit(*(f"true {number}" for number in range(NO_OPS)), cpus=0.25)
         longest, end = 0.0, time.monotonic() + 1.5 * SILENCE_SECONDS
         while time.monotonic() < end:
-            client = room.client("one")
+            client = own.client("one")
             assert client, f"given up; the longest silence before was {longest:.1f} s"
             longest = max(longest, client.seconds_since_heartbeat)
-            assert room.queue.expire(alive_hosts=["one"]) == []
+            assert own.queue.expire(alive_hosts=["one"]) == []
             time.sleep(0.05)
     assert longest < SILENCE_SECONDS / 2
-    assert room.queue.counts().done > 100, "it was not busy at all"
+    assert own.queue.counts().done > 100, "it was not busy at all"
     go.touch()
-    assert room.queue.wait(timeout=60), room.log()
-    record = room.queue.task(long)
+    assert own.queue.wait(timeout=60), own.log()
+    record = own.queue.task(long)
     assert record
     assert (record.state, record.attempt, record.tries) == ("done", 1, ())
 
 
-def test_who_was_handed_a_tasks_output_cannot_write_into_another_ones(room: Room) -> None:
-    room.start()
+def test_who_was_handed_a_tasks_output_cannot_write_into_another_ones(own: Room) -> None:
+    own.start()
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(room.folder / "master.sock"))
+        listener.bind(str(own.folder / "master.sock"))
         listener.listen(1)
-        script = room.folder / "hand_over.py"
+        script = own.folder / "hand_over.py"
         script.write_text(_HAND_OVER)
-        (first,) = room.submit(f"echo mine; {sys.executable} {script} {room.folder}/master.sock")
+        (first,) = own.submit(f"echo mine; {sys.executable} {script} {own.folder}/master.sock")
         with listener.accept()[0] as end:
             _, ancillary, _, _ = end.recvmsg(1, socket.CMSG_SPACE(array.array("i").itemsize))
     handed = array.array("i", ancillary[0][2])[0]
-    assert room.queue.wait([first], timeout=PATIENCE), room.log()
+    assert own.queue.wait([first], timeout=PATIENCE), own.log()
     try:
-        marker = Path(room.folder / "started")
-        (second,) = room.submit(f"touch {marker}; while [ -e {marker} ]; do sleep 0.02; done; echo second")
+        marker = Path(own.folder / "started")
+        (second,) = own.submit(f"touch {marker}; while [ -e {marker} ]; do sleep 0.02; done; echo second")
         wait_until(marker.exists, PATIENCE)
         with pytest.raises(BrokenPipeError):
             os.write(handed, b"not yours\n")
         marker.unlink()
-        assert room.queue.wait([second], timeout=PATIENCE), room.log()
+        assert own.queue.wait([second], timeout=PATIENCE), own.log()
     finally:
         os.close(handed)
-    assert [room.queue.output(task_id).head for task_id in (first, second)] == [b"mine\n", b"second\n"]
+    assert [own.queue.output(task_id).head for task_id in (first, second)] == [b"mine\n", b"second\n"]

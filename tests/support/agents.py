@@ -24,6 +24,21 @@ from tests.support.waiting import wait_until
 
 #: A loaded machine may need this long for what usually takes milliseconds.
 PATIENCE = 30.0
+#: A process of a dead agent or an ended task is gone within this; the promise.
+GONE_SECONDS = 5.0
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is no zombie."""
+    with contextlib.suppress(OSError):
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    return False
+
+
+def pid_in(path: Path) -> int:
+    """Wait for a task to write its pid, and return that."""
+    text = wait_until(lambda: path.exists() and path.read_text().strip(), PATIENCE)
+    return int(text)
 
 
 class Room:
