@@ -33,7 +33,8 @@ if TYPE_CHECKING:
         "exclude": "patterns of files to leave out, as rsync has them, several with commas: '*.o,/data'",
         "exclude_hosts": "hosts to leave out, written as for --hosts",
         "replace": "move aside what is in the way there and was not deployed",
-        "relay": "auto: much to many hosts goes up once, and from host to host over SSH; chain: always; off: never",
+        "relay": "auto: much to many hosts goes up once, and from host to host over SSH; chain: always; off: never; "
+        "direct: from host to host UNENCRYPTED over TCP, for networks that you trust",
     },
 )
 def deploy(
@@ -57,10 +58,13 @@ def deploy(
 
     More than 50 MB to more than 3 hosts is relayed: sent once to the first, which passes it on while it comes.
     Hosts must be able to log in on each other with keys of their own; those that cannot get theirs from here.
+    With --relay direct no such keys are needed and it is faster, but everyone on the hosts' network can read what
+    is deployed. Hosts prove to each other who they are, and every file is verified. auto and chain never do that.
 
     Example:
         inv deploy --hosts n7
         inv deploy ~/experiment/src --dest code --exclude '*.o,data/' --hosts n7
+        inv deploy ~/public-data --dest data --relay direct --hosts rack
     """
     from roomful import progress
     from roomful.deploy import Deployment, default_source

@@ -1,4 +1,7 @@
-"""Bring a large payload up the slow link once: each host passes it to the next over SSH, while it receives it.
+"""Bring a large payload up the slow link once: each host passes it to the next, while it receives it.
+
+Hosts pass it on over SSH. In the mode ``direct`` they do it over plain TCP (``workdir/direct.py``) where they reach
+each other so, which spares them the work of encrypting, and over SSH where not.
 
 What arrives is a seed (``workdir/relay.py``): the deployment that follows takes it from there, verifies it, and sends
 by rsync whatever is not there. So nothing depends on the chain but how long it takes.
@@ -14,7 +17,7 @@ import subprocess
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -28,12 +31,13 @@ from roomful.openssh import KEX_ALGORITHMS, ssh_argv
 from roomful.outcome import HostFailure
 from roomful.settings import Settings
 from roomful.sharing import disks
-from roomful.workdir.relay import CHUNK_BYTES, header_of
+from roomful.workdir.relay import SILENCE_SECONDS
+from roomful.workdir.seed import CHUNK_BYTES, header_of
 
 if TYPE_CHECKING:
     from roomful.ssh import HostConnection
 
-MODES = ("auto", "chain", "off")
+MODES = ("auto", "chain", "direct", "off")
 #: ``auto`` relays to more hosts than this, and more bytes than this to each.
 AUTO_HOSTS = 3
 AUTO_BYTES = 50_000_000
@@ -41,8 +45,8 @@ AUTO_BYTES = 50_000_000
 MOST_ROUNDS = 4
 #: Those that processors help with first: every host encrypts the payload once and decrypts it once.
 CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-ctr"
-#: A chain whose first host has taken nothing, or not answered, for this long is given up.
-SILENCE_SECONDS = 150.0
+#: How much longer a host listens for the one before it than other hosts may take to be asked.
+DOOR_SECONDS = 5.0
 
 
 @dataclass
@@ -65,6 +69,14 @@ class _Stop:
     lacks: frozenset[int]
 
 
+@dataclass(frozen=True)
+class _Answer:
+    """Which hosts have the payload, by their indices, and which of them got it without SSH."""
+
+    have: tuple[int, ...] = ()
+    directly: tuple[int, ...] = ()
+
+
 def check_mode(mode: str) -> str:
     """Return a value of ``--relay``; raises InputError for another."""
     if mode not in MODES:
@@ -75,46 +87,64 @@ def check_mode(mode: str) -> str:
 def spread(
     hosts: Sequence[Host], settings: Settings, request: dict[str, Any], manifest: Manifest, controller: str, mode: str
 ) -> Relayed:
-    """Bring to the hosts what they lack, from one to the next, where that pays (``auto``) or is wished (``chain``).
+    """Bring to the hosts what they lack, from one to the next, where that pays (``auto``) or is wished.
 
     ``request`` holds the workdir, dest and key. A host that cannot be reached is left to the deployment.
     """
     relayed = Relayed(secrets.token_hex(8))
     if mode == "off" or (mode == "auto" and (len(hosts) <= AUTO_HOSTS or manifest.size <= AUTO_BYTES)):
         return relayed
-    base = {**request, "run": relayed.token, "program": _program()}
-    stops = _look(hosts, settings, base, manifest, f"{controller}.{relayed.token}")
+    base = {**request, "run": relayed.token, "program": _program(), "secret": "", "limit": manifest.size}
+    seed = f"{controller}.{relayed.token}"
+
+    def look(some: Mapping[Host, int]) -> list[_Stop]:
+        if mode == "direct":
+            base["secret"] = secrets.token_hex(32)
+            # A host that does not answer holds the others up for so long.
+            waits = settings.connect_timeout_seconds + settings.login_timeout_seconds
+            base["door_seconds"] = waits + DOOR_SECONDS
+        return _look(some, settings, base, manifest, seed)
+
+    stops = look({host: index for index, host in enumerate(hosts)})
     wanted = sorted(set().union(*(stop.lacks for stop in stops)))
     size = sum(manifest.items[number].size for number in wanted)
     if len(stops) < 2 or (mode == "auto" and (len(stops) <= AUTO_HOSTS or size <= AUTO_BYTES)):
         return relayed
-    have = _send(stops, settings, base, manifest, wanted)
+    first = _send(stops, settings, base, manifest, wanted)
+    have, directly = list(first.have), set(first.directly)
     sources = list(have)
     left = [stop for stop in stops if stop.index not in have]
     for _ in range(MOST_ROUNDS):
         if not left or not sources:
             break
+        if mode == "direct":
+            # Each door opens once.
+            left = look({stop.host: stop.index for stop in left})
         source = next(stop for stop in stops if stop.index == sources[-1])
-        news = [index for index in _send([source, *left], settings, base) if index not in have]
+        answer = _send([source, *left], settings, base)
+        news = [index for index in answer.have if index not in have]
         if news:
             have += news
+            directly.update(answer.directly)
             sources += news
             left = [stop for stop in left if stop.index not in have]
         else:
             # Either of the two may be why: neither meets the other again at once.
             sources.pop()
-            left = [*left[1:], left[0]]
+            left = [*left[1:], *left[:1]]
     relayed.served = [hosts[index].label for index in have]
-    relayed.note = _note(relayed.served, len(stops), size)
+    relayed.note = _note(relayed.served, len(stops), size, len(directly.intersection(have)))
     return relayed
 
 
-def _note(served: Sequence[str], wanted: int, size: int) -> str:
-    """Say which way the bytes went."""
+def _note(served: Sequence[str], wanted: int, size: int, directly: int) -> str:
+    """Say which way the bytes went; ``directly`` is how many hosts got them without SSH."""
     if not served:
         return "relay: no host could be served; all by rsync from here"
-    amount, passed = report.size(size), f"{len(served) - 1} of {wanted - 1}"
-    note = f"relay: {amount} sent once to {served[0]}, passed on over SSH to {passed}"
+    passed = len(served) - 1
+    ways = [f"unencrypted over TCP to {directly} of {wanted - 1}"] if directly else []
+    ways += [f"over SSH to {passed - directly} of {wanted - 1}"] if passed > directly or not directly else []
+    note = f"relay: {report.size(size)} sent once to {served[0]}, passed on {' and '.join(ways)}"
     return note if len(served) == wanted else f"{note}; the rest by rsync from here"
 
 
@@ -133,12 +163,11 @@ def _framed(request: dict[str, Any]) -> bytes:
 
 
 def _look(
-    hosts: Sequence[Host], settings: Settings, base: dict[str, Any], manifest: Manifest, seed: str
+    indices: Mapping[Host, int], settings: Settings, base: dict[str, Any], manifest: Manifest, seed: str
 ) -> list[_Stop]:
-    """Ask all hosts what they lack; of those that share a disk only one is on the way."""
+    """Ask hosts what they lack; of those that share a disk only one is on the way."""
     from roomful.ssh import fan_out
 
-    indices = {host: index for index, host in enumerate(hosts)}
     items = [item.to_wire() for item in manifest.items]
     seen: dict[int, list[int]] = {}
 
@@ -150,7 +179,7 @@ def _look(
         done = connection.python(_program(), stdin=asked, check=False)
         answer = host_program.answer_of(done.exit_code, done.stdout, done.stderr)
         seen[index] = answer["seen"]
-        if not answer["ssh"]:
+        if not answer["ssh"] and not answer["door"]:
             raise HostFailure("no-program", "ssh is not installed there")
         key = connection.transport.get_remote_server_key()
         name = f"{connection.entry.key[:80]}-{index}@{seed}"
@@ -159,10 +188,11 @@ def _look(
             "seed": name,
             "host_key": f"roomful-next {key.get_name()} {key.get_base64()}",
             "argv": _hop_argv(endpoint.user, endpoint.host, endpoint.port),
+            "door": answer["door"],
         }
         return _Stop(index, connection.entry, hop, frozenset(answer["lacks"]))
 
-    outcomes = fan_out(hosts, work, settings)
+    outcomes = fan_out(list(indices), work, settings)
     first = disks(seen)
     found = [outcome.value for outcome in outcomes.ok if outcome.value]
     return [stop for stop in found if stop.lacks and first[stop.index] == stop.index]
@@ -181,6 +211,8 @@ def _hop_argv(user: str, address: str, port: int) -> list[str]:
         "ServerAliveCountMax": "3",
         "ForwardAgent": "no",
         "ForwardX11": "no",
+        "RequestTTY": "no",
+        "Compression": "no",
         "ControlPath": "none",
         "LogLevel": "ERROR",
         "KexAlgorithms": KEX_ALGORITHMS,
@@ -196,14 +228,15 @@ def _send(
     base: dict[str, Any],
     manifest: Manifest | None = None,
     wanted: Sequence[int] = (),
-) -> list[int]:
-    """Send a payload along a chain and return the indices that have it; without a manifest the first host has it."""
+) -> _Answer:
+    """Send a payload along a chain and return what came of it; without a manifest the first host has the payload."""
     head, *rest = chain
     request = {
         **base,
         "source": "stdin" if manifest else "seed",
         "index": head.index,
         "seed": head.hop["seed"],
+        "door": head.hop["door"],
         "hops": [stop.hop for stop in rest],
     }
     argv = [*dying_with_us(), *ssh_argv(head.host, settings, command=[command_line(_loader())])]
@@ -211,6 +244,7 @@ def _send(
     assert process.stdin is not None
     assert process.stdout is not None
     moved = time.monotonic()
+    said = b""
     ended = threading.Event()
 
     def watch() -> None:
@@ -226,11 +260,16 @@ def _send(
                 process.stdin.write(data)
                 moved = time.monotonic()
             process.stdin.close()
-        # An answer is small, so that the pipe has held it all the time.
-        answer = host_program.answer_of(0, process.stdout.read(), b"")
-        return [int(index) for index in answer["have"]]
-    except HostFailure:
-        return []
+        # What is said meanwhile is little, so that the pipe has held it all the time.
+        while data := os.read(process.stdout.fileno(), 1 << 16):
+            said += data
+            moved = time.monotonic()
+        answer = host_program.answer_of(0, said, b"")
+        mine = {stop.index for stop in chain}
+        have, directly = ([index for index in answer[name] if index in mine] for name in ("have", "directly"))
+        return _Answer(tuple(have), tuple(directly))
+    except (HostFailure, KeyError, TypeError):
+        return _Answer()
     finally:
         ended.set()
         process.kill()

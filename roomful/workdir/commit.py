@@ -11,6 +11,7 @@ from roomful.workdir.carrier import Carrier
 from roomful.workdir.files import Refusal, below, kind_of, listed, lstat, raw, remove, serve, shown, sync, text, write
 from roomful.workdir.lock import Lock
 from roomful.workdir.releases import Item, Record, Store
+from roomful.workdir.seed import Digests
 
 #: Another controller's cut push is removed after this long, by the file server's clock.
 FOREIGN_STAGING_SECONDS = 24 * 3600
@@ -25,7 +26,9 @@ def commit(request: dict[str, Any]) -> dict[str, Any]:
     names = [raw(entry) for entry in request["entries"]]
     staged = os.path.join(store.staging, raw(request["staging"]))
     wanted = {raw(path): Item(*values) for path, *values in request["items"]}
-    items = verify(store, staged, wanted)
+    items = verify(
+        store, staged, wanted, Digests([os.path.join(store.staging, raw(seed)) for seed in request["dead"]])
+    )
     with Lock(os.path.join(store.directory, b"lock")) as lock:
         store.refuse_what_is_in_the_way([] if request["replace"] else names)
         os.makedirs(store.top, exist_ok=True)
@@ -57,11 +60,12 @@ def commit(request: dict[str, Any]) -> dict[str, Any]:
     return {"kept": carrier.kept, "replaced": [shown(path) for path in replaced]}
 
 
-def verify(store: Store, staged: bytes, wanted: dict[bytes, Item]) -> dict[bytes, Item]:
+def verify(store: Store, staged: bytes, wanted: dict[bytes, Item], relayed: Digests) -> dict[bytes, Item]:
     """Compare what was pushed with what was wanted and return it as it is on the disk, where it now is for good.
 
     Raises Refusal, with the reason ``differs`` where the content is another. A hard link to a file of the current
-    release that is as it was when it was verified there is not read again.
+    release that is as it was when it was verified there is not read again, nor is one to a file of a seed, whose
+    digest was made of the bytes that were written.
     """
     for path in [path for path, _ in below(staged) if path not in wanted]:
         remove(os.path.join(staged, path))
@@ -83,7 +87,7 @@ def verify(store: Store, staged: bytes, wanted: dict[bytes, Item]) -> dict[bytes
                 and known.is_unchanged(old)
                 and os.path.samestat(info, os.lstat(old))
             ):
-                if info.st_size != item.size or digest_of(full) != item.content:
+                if info.st_size != item.size or (relayed.of(full) or digest_of(full)) != item.content:
                     raise Refusal("differs", f"{shown(path)} changed while it was sent; run deploy again")
                 fresh.append(full)
         elif item.kind == "link" and text(os.readlink(full)) != item.content:

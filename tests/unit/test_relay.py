@@ -28,6 +28,9 @@ def take(workdir: Path, stream: bytes) -> dict[str, Any]:
         "index": 4,
         "seed": "s",
         "hops": [],
+        "limit": 600_001,
+        "secret": "",
+        "program": "",
     }
     packed = zlib.compress(json.dumps(request).encode())
     done = subprocess.run(
@@ -60,7 +63,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_what_goes_in_comes_out(source: Path, tmp_path: Path) -> None:
-    assert take(tmp_path / "work", payload(source)) == {"have": [4]}
+    assert take(tmp_path / "work", payload(source)) == {"have": [4], "directly": []}
     for name in ("a", "b/c d", "new\nline"):
         ours, theirs = source / name, seed(tmp_path / "work") / name
         assert ours.read_bytes() == theirs.read_bytes()
