@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from roomful.collect import Collected
     from roomful.deploy import Deployed
     from roomful.folders import Folders
+    from roomful.hosts import Host
     from roomful.outcome import Outcome
     from roomful.results import Saved
 
@@ -177,12 +178,16 @@ def clean(
         _ask_about_workdir(settings.workdir, len(chosen))
     with progress.hosts("clean", len(chosen)) as on_outcome:
         outcomes = clean_up(chosen, settings, workdir, on_outcome)
+    removed: dict[str, list[Host]] = {}
     for outcome in outcomes.ok:
         if outcome.value and outcome.value.removed:
             value = outcome.value
             names = f"{', '.join(value.removed[:5])}{', ...' if len(value.removed) > 5 else ''}"
-            amount = f"{value.files} files, {report.size(value.bytes)}"
-            print(f"{outcome.host.label}: removed {names} ({amount})", file=sys.stderr)
+            amount = f"{value.files} {'file' if value.files == 1 else 'files'}, {report.size(value.bytes)}"
+            removed.setdefault(f"removed {names} ({amount})", []).append(outcome.host)
+    # Most hosts had the same.
+    for what, owners in removed.items():
+        print(f"{report.host_spec(owners)}: {what}", file=sys.stderr)
     finish(outcomes, json=json, max_failed=max_failed, columns=_cleaned_json if json else _cleaned_cells)
 
 

@@ -23,11 +23,19 @@ def check_access(
 ) -> Outcomes[None]:
     """Log in to every host with a key, once, and run ``true`` there; never asks for a password or anything else."""
     # Imported here: fabric and paramiko cost 200 ms, and the rest of this module does not need them.
+    from roomful.outcome import HostFailure
     from roomful.ssh import fan_out
 
     def work(connection: HostConnection) -> None:
         # A login shell that waits for a dead file server must not hold this for as long as a real command may take.
-        connection.execute(["true"], timeout=settings.login_timeout_seconds)
+        try:
+            connection.execute(["true"], timeout=settings.login_timeout_seconds)
+        except HostFailure as failure:
+            if failure.reason != "command-timeout":
+                raise
+            limit = f"{settings.login_timeout_seconds:g} s"
+            why = f"logged in, but no command ran within {limit}: the home, or a start file of the shell, hangs"
+            raise HostFailure(failure.reason, why) from failure
 
     return fan_out(hosts, work, settings, on_outcome)
 

@@ -183,7 +183,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         if presented.verdict is not Verdict.UNKNOWN:
             raise HostFailure("host-key", presented.warning)
         if not self.settings.accept_new_host_keys:
-            raise HostFailure("host-key", f"unknown key {presented.shown}; if it is right: --accept-new-host-keys")
+            raise HostFailure("host-key", f"unknown key {presented.shown}; inv trust, or --accept-new-host-keys")
         assert self.endpoint is not None
         self._shared.known_hosts(self.endpoint).remember(presented.name, presented.key_type, presented.key)
 
@@ -236,13 +236,13 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
             finally:
                 channel.close()
         except TimeoutError:
-            raise HostFailure("command-timeout", f"no end within {seconds:g} s: {_short(line)}") from None
+            raise HostFailure("command-timeout", f"no end within {seconds:g} s{_shown(command)}") from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise HostFailure("lost", f"the connection broke: {error}") from error
         if code < 0:
             if not self.transport.is_active():
                 raise HostFailure("lost", "the connection broke while the command ran")
-            raise HostFailure("signal", f"ended by a signal: {_short(line)}")
+            raise HostFailure("signal", f"ended by a signal{_shown(command)}")
         if check and code != 0:
             raise failure_of(code, stderr or stdout)
         return Completed(code, stdout, stderr)
@@ -339,5 +339,9 @@ def _dial_one(endpoint: Endpoint, settings: Settings) -> socket:
     return answer
 
 
-def _short(line: str) -> str:
-    return line if len(line) <= 80 else f"{line[:77]}..."
+def _shown(command: str | Sequence[str]) -> str:
+    """Name a command in a message; our own programs, whose text says nothing to anybody, are left out."""
+    if not isinstance(command, str) and command[0] in ("sh", "python3"):
+        return ""
+    line = command if isinstance(command, str) else command_line(command)
+    return f": {line if len(line) <= 80 else f'{line[:77]}...'}"

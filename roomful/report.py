@@ -12,7 +12,7 @@ from roomful.outcome import Outcome, Outcomes
 Columns = Callable[[Outcome[Any]], Mapping[str, Any]]
 
 #: A failure's detail is cut at this many characters in tables; JSON has all of it.
-DETAIL_WIDTH = 78
+DETAIL_WIDTH = 130
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:

@@ -279,9 +279,9 @@ def failure(code: int, stderr: str) -> HostFailure:
     # The last line is only rsync's number and place in its source; the first says what went wrong.
     detail = next((line for line in lines if not line.startswith("rsync error:")), lines[-1] if lines else "")
     if "is your shell clean" in stderr:
-        return HostFailure("error", "the login shell there prints something (~/.bashrc), which breaks rsync")
+        return HostFailure("noisy-shell", "the login shell there prints something (~/.bashrc), which breaks rsync")
     # As bash, csh and fish say it.
-    if re.search(r"[Cc]ommand not found|Unknown command", stderr) or (code == 127 and "rsync" in stderr):
+    if re.search(r"[Cc]ommand not found|Unknown command", stderr) or (code in (126, 127) and "rsync" in stderr):
         return HostFailure("no-program", detail)
     if code in (30, 35):
         return HostFailure("lost", f"nothing moved for {SILENCE_SECONDS} s")

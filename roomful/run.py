@@ -30,7 +30,7 @@ KEPT_BYTES = 16 << 20
 WRAPPER = (
     "exec 3<&0 4</dev/null </dev/null; "
     'if [ "$2" -gt 0 ]; then '
-    't=$(mktemp) && head -c "$2" <&3 >"$t" && exec 4<"$t" && rm -f "$t" || exit 125; fi; '
+    't=$(mktemp) && head -c "$2" <&3 >"$t" && exec 4<"$t" && rm -f "$t" || { rm -f "$t"; exit 125; }; fi; '
     "( (trap '' TERM; exec >/dev/null 2>&1 4<&-; read -r _ <&3; "
     "kill -0 $$ && kill -TERM 0 && sleep 2 && kill -KILL 0) & ); "
     "c=$1; shift 2; "
@@ -66,6 +66,9 @@ class Ran:
     stdout: bytes
     stderr: bytes
 
+
+#: The wrapper's exit code where it could not keep the standard input, for want of room.
+NO_ROOM = 125
 
 #: Called with the host, "stdout" or "stderr", and a chunk, from the host's own thread, one call at a time.
 OnOutput = Callable[[Host, str, bytes], None]
@@ -164,6 +167,8 @@ def run(
         code = outcome.value.exit_code
         reason = f"signal {code - 128}" if 128 < code < 160 else f"exit {code}"
         last = outcome.value.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
+        if code == NO_ROOM and "No space left on device" in last[0]:
+            reason = "disk-full"
         return Outcome(outcome.host, "failed", reason, last[0], outcome.value, outcome.seconds)
 
     last: dict[Host, Outcome[Ran]] = {}

@@ -53,6 +53,14 @@ except Refusal as refusal:
 sys.stdout.write("\\n" + json.dumps(reply) + "\\n")
 """
 
+#: Removes a folder and those above it up to roomful-UID, as long as they are empty.
+_REMOVE_EMPTY = """\
+d=$1
+while rmdir "$d"; do
+  d=${d%/*}
+  case $d in */roomful-*) ;; *) break;; esac
+done
+"""
 
 #: A bundle of another version is removed from the project's folder at this age.
 OLD_SECONDS = 3600.0
@@ -105,7 +113,14 @@ def ship_agent(connection: HostConnection, directory: str, bundle: Bundle, *, ma
     zipapp = f"{folder}/{bundle.path.name}"
     copied = bundle.path.name not in reply["files"]
     if copied:
-        connection.put_bytes(bundle.path.read_bytes(), zipapp)
+        try:
+            connection.put_bytes(bundle.path.read_bytes(), zipapp)
+        except HostFailure:
+            if not reply["files"]:
+                # Its disk is full: a folder of ours that holds nothing would be all that is left there.
+                with contextlib.suppress(HostFailure):
+                    connection.execute(["sh", "-c", _REMOVE_EMPTY, "rmdir", folder], check=False)
+            raise
     return Landing(folder, zipapp, str(reply["python"]), str(reply["machine"]), copied)
 
 

@@ -61,6 +61,7 @@ def start(request: Mapping[str, Any]) -> Reply:
     """
     config = dict(request["config"])
     home = Path(config["directory"])
+    _make_workdir(str(config["workdir"]))
     zipapp = Path(sys.argv[0]).name
     wanted = {"zipapp": zipapp, "config": {name: value for name, value in config.items() if name != "password"}}
     owner = Lock(home / "lock").owner()
@@ -84,6 +85,18 @@ def start(request: Mapping[str, Any]) -> Reply:
     if restarted and reply["state"] == "started":
         reply["state"] = "restarted"
     return {"outdated": False, "changed": False, **reply}
+
+
+def _make_workdir(path: str) -> None:
+    """Make the folder that tasks run in: without it an agent could only die and be started again."""
+    folder = os.path.abspath(os.path.expanduser(path))
+    try:
+        os.makedirs(folder, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        code = {errno.ENOSPC: "disk-full", errno.EDQUOT: "quota"}.get(error.errno or 0, "error")
+        raise Refusal("no workdir", where=folder, why=error.strerror or str(error), code=code) from error
 
 
 def stop(request: Mapping[str, Any]) -> Reply:

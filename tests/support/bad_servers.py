@@ -1,9 +1,11 @@
-"""Servers on the loopback network that behave as broken SSH hosts do."""
+"""Servers that behave as broken SSH hosts do: on the loopback network, or in a lab host's place."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 
@@ -38,9 +40,9 @@ def half_way(connection: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def serve(behaviour: Callable[[socket.socket], None]) -> Iterator[str]:
+def serve(behaviour: Callable[[socket.socket], None], where: tuple[str, int] = ("127.0.0.1", 0)) -> Iterator[str]:
     """Run a server that treats every connection like this; yields its ``host:port``."""
-    listener = socket.create_server(("127.0.0.1", 0))
+    listener = socket.create_server(where, backlog=64)
 
     def handle(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
@@ -54,7 +56,7 @@ def serve(behaviour: Callable[[socket.socket], None]) -> Iterator[str]:
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        yield f"{where[0]}:{listener.getsockname()[1]}"
     finally:
         listener.close()
 
@@ -79,3 +81,24 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
         while data := source.recv(65536):
             sink.sendall(data)
         sink.shutdown(socket.SHUT_WR)
+
+
+@contextlib.contextmanager
+def serve_instead(pid: int, behaviour: str, port: int) -> Iterator[None]:
+    """Run a server in the network namespace of a process, by the name of its behaviour, until the block ends."""
+    argv = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, __file__, behaviour, str(port)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+if __name__ == "__main__":
+    with serve(globals()[sys.argv[1]], ("0.0.0.0", int(sys.argv[2]))) as own_address:
+        sys.stdout.write(f"{own_address}\n")
+        sys.stdout.flush()
+        # Whoever started this lives as long as the pipe does.
+        sys.stdin.read()

@@ -181,7 +181,7 @@ def test_a_pull_makes_no_links_devices_or_modes_here() -> None:
         (30, "rsync error: timeout in data send\n", "lost", "nothing moved for 60 s"),
         (20, "rsync error: received SIGINT\n", "interrupted", ""),
         (-9, "", "interrupted", ""),
-        (2, "protocol version mismatch -- is your shell clean?\n", "error", "~/.bashrc"),
+        (2, "protocol version mismatch -- is your shell clean?\n", "noisy-shell", "~/.bashrc"),
         (127, "sh: 1: rsync: not found\n", "no-program", "not found"),
         (12, "bash: rsync: command not found\nrsync: connection closed\n", "no-program", "command not found"),
         (
