@@ -33,8 +33,8 @@ class Outcome(Generic[T]):
     """What became of one host.
 
     ``reason`` is one of: dns, timeout, refused, no-route, host-key, auth, protocol (these mean unreachable),
-    command-timeout, no-python, no-program, noisy-shell, disk-full, quota, lost, interrupted, ``exit N``, ``signal N``, error; from
-    deploy also in-the-way, differs; from doctor also home, home-hangs, shell, shell-hangs; from
+    command-timeout, no-python, no-program, noisy-shell, disk-full, quota, lost, interrupted, error, ``exit N``,
+    ``signal N``; from deploy also in-the-way, differs; from doctor also home, home-hangs, shell, shell-hangs; from
     authorize also not-admitted.
     ``seconds`` is wall time from the start of the fan-out to this outcome.
     """
