@@ -249,9 +249,10 @@ def _no_progress(experiment: Experiment, result: Result | None) -> None:
 def _describe(error: BaseException, experiment: Experiment) -> str:
     """One line: the error, and the line of the experiment file where it came up."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    frames = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename == experiment.registration.file
-    ]
+    # A function may be registered from another file than its own.
+    code = getattr(experiment.registration.function, "__code__", None)
+    files = {experiment.registration.file, code.co_filename if code else ""}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in files]
     return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 
 

@@ -27,7 +27,7 @@ __all__ = ["lab", "rootless_lab"]
 @pytest.fixture
 def room(rootless_lab: Lab, tmp_path: Path) -> Iterator[Room]:
     """A dispatcher over three hosts, in a project whose cluster the test may start."""
-    folders = {name: str(tmp_path / name) for name in ("server_directory", "workdir", "client_directory")}
+    folders = {name: str(tmp_path / name) for name in ("server_directory", "workdir")}
     known = {"ssh_config": str(rootless_lab.ssh_config), "known_hosts": str(rootless_lab.known_hosts)}
     project = project_for(rootless_lab, tmp_path / "project", tmp_path / "home", **known, **folders)
     room = Room(project, project.root, install(tmp_path / "python"))

@@ -75,8 +75,11 @@ def test_a_killed_agent_leaves_no_lock(room: Room, path: Path) -> None:
     room.start(host_lock=str(path), slots=1)
     room.submit("sleep 600", retries=0)
     wait_until(lambda: room.queue.counts().running, PATIENCE, lambda: state(room))
-    os.kill(room.guard_pid(), signal.SIGKILL)
-    os.kill(room.worker_pid(), signal.SIGKILL)
+    # Not one before the other: each would notice, and end the task.
+    guard, worker = room.guard_pid(), room.worker_pid()
+    os.kill(worker, signal.SIGSTOP)
+    os.kill(guard, signal.SIGKILL)
+    os.kill(worker, signal.SIGKILL)
     # Not before the task is gone: it would disturb what others measure.
     assert not is_free(path)
     pids = holders(path)
