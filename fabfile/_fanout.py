@@ -9,7 +9,7 @@ from typing import Any
 from invoke import Context, Exit
 
 from roomful.errors import InputError, RoomfulError
-from roomful.hosts import Host, resolve
+from roomful.hosts import Host, known_lists, resolve
 from roomful.outcome import Outcome, Outcomes, allowed_failures
 from roomful.settings import Settings
 
@@ -76,10 +76,21 @@ def finish(
     changes = {"hosts": report.host_spec(outcome.host for outcome in outcomes.not_ok), **(again or {})}
     for line in report.recap(outcomes, current_call().line(**changes), detailed=quiet):
         print(line, file=sys.stderr)
+    explain_names(outcomes)
     if any(outcome.reason == "interrupted" for outcome in outcomes):
         raise Exit(code=130)
     if not outcomes.tolerated(max_failed):
         raise Exit(code=1)
+
+
+def explain_names(outcomes: Outcomes[Any]) -> None:
+    """Say of names that nobody knows that they are no host lists either: the first typo that people make."""
+    given = str(current_call().given.get("hosts", "")).split(",")
+    unknown = [outcome.host.name for outcome in outcomes if outcome.reason == "dns" and outcome.host.name in given]
+    lists = known_lists(Settings()) if unknown else {}
+    if lists:
+        said = f"no host list has that name either: {', '.join(unknown)}; the lists are: {', '.join(lists)}"
+        print(said, file=sys.stderr)
 
 
 def learn(settings: Settings, source: str, outcomes: Sequence[Outcome[Any]], facts: Columns | None = None) -> None:

@@ -7,8 +7,10 @@ mistyped command line. ``@step(extra="paths")`` and the two small patches below 
 from __future__ import annotations
 
 import contextlib
+import difflib
 import functools
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterator
@@ -196,6 +198,24 @@ def _handle_extra(machine: ParseMachine, token: str) -> None:
         extra.set_value(token)
 
 
+def _misread(parser: Parser, error: ParseError) -> str:
+    """Say what of a command line means nothing, and what was perhaps meant."""
+    found = re.fullmatch(r"No idea what '(.*)' is!", str(error), re.DOTALL)
+    context: Any = error.context
+    task = context.name if context is not None and context.name else ""
+    see = f"see inv --help {task}" if task else "see inv --list"
+    if not found:
+        return f"{error}; {see}"
+    word = found[1]
+    flag = word.startswith("-")
+    if flag and not task:
+        return f"inv itself has no flag {word!r}; flags of a task come after its name; {see}"
+    near = difflib.get_close_matches(word, context.flags if flag else parser.contexts, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    what = f"inv {task} has no flag" if flag else "there is no task"
+    return f"{what} {word!r}{meant} {see}" if meant else f"{what} {word!r}; {see}"
+
+
 _parse_argv = Parser.parse_argv
 
 
@@ -203,7 +223,7 @@ def _parse_argv_with_code_2(parser: Parser, argv: list[str]) -> Any:
     try:
         return _parse_argv(parser, argv)
     except ParseError as error:
-        raise Exit(f"inv: {error}; see inv --list, or inv --help TASK", code=2) from error
+        raise Exit(f"inv: {_misread(parser, error)}", code=2) from error
     except ValueError as error:
         # Invoke hands int() and float() what was written: "invalid literal for int() with base 10: 'abc'".
         value = str(error).rpartition(": ")[2]

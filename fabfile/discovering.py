@@ -11,7 +11,7 @@ from invoke import Context, Exit
 
 from roomful.errors import InputError
 
-from ._fanout import begin, learn, print_table
+from ._fanout import begin, explain_names, learn, print_table
 from ._step import current_call, settings_of, step
 
 if TYPE_CHECKING:
@@ -268,6 +268,7 @@ def filter_hosts(
     print(report.outcomes_json(outcomes, None, summary) if json else report.outcomes_table(outcomes))
     sys.stdout.flush()
     again = current_call().line(hosts=report.host_spec(outcome.host for outcome in outcomes.not_ok), output="")
+    explain_names(outcomes)
     lines = report.recap(outcomes, again)
     if path:
         dropped = f"{len(passed)} hosts, {len(outcomes.not_ok)} dropped"

@@ -59,7 +59,8 @@ class Submission:
     @property
     def sentence(self) -> str:
         """What was added, for people."""
-        counts = f"{self.report.added} added, {self.report.skipped} duplicates skipped"
+        duplicates = "duplicate" if self.report.skipped == 1 else "duplicates"
+        counts = f"{self.report.added} added, {self.report.skipped} {duplicates} skipped"
         if not self.report.added:
             return f"no new tasks ({counts})"
         return f"submitted {'task' if self.report.added == 1 else 'tasks'} {self.added} ({counts})"

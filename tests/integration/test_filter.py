@@ -120,6 +120,12 @@ def test_exit_codes(inv: Inv, words: tuple[str, ...], code: int) -> None:
     assert done.returncode == code, done.stderr
 
 
+def test_a_name_that_nobody_knows_is_said_to_be_no_list_either(inv: Inv) -> None:
+    done = inv("filter", "--hosts", "nosuch.invalid")
+    assert done.returncode == 1
+    assert "no host list has that name either: nosuch.invalid; the lists are: " in done.stderr
+
+
 def test_none_passes(inv: Inv, project: Path) -> None:
     done = inv("filter", "--hosts", "lab04,127.0.0.1:1", "--output", "none")
     assert done.returncode == 1

@@ -131,7 +131,7 @@ def test_json_tasks_run_as_they_say(room: Room, queue: Queue, settings: Settings
 def test_duplicates_are_skipped_counted_and_waited_for(queue: Queue, settings: Settings) -> None:
     first = given(queue, b"echo 1\necho 2\necho 1\n", settings)
     assert (first.report.added, first.report.skipped) == (2, 1)
-    assert first.sentence.endswith("(2 added, 1 duplicates skipped)")
+    assert first.sentence.endswith("(2 added, 1 duplicate skipped)")
     assert first.line_ids is not None
     one, two, again = first.line_ids
     assert one == again != two
@@ -140,7 +140,7 @@ def test_duplicates_are_skipped_counted_and_waited_for(queue: Queue, settings: S
     assert second.line_ids == (two, two + 1)
     assert finished(queue, second, settings).done == {two, two + 1}
     third = given(queue, b"echo 2\n", settings)
-    assert third.sentence == "no new tasks (0 added, 1 duplicates skipped)"
+    assert third.sentence == "no new tasks (0 added, 1 duplicate skipped)"
     assert finished(queue, third, settings).succeeded
     forced = given(queue, b"echo 2\necho 2\n", settings, allow_duplicates=True)
     assert (forced.report.added, forced.report.skipped) == (2, 0)

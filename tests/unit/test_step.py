@@ -85,9 +85,21 @@ def test_words_without_a_flag(run: Run, words: str, expected: list[tuple[Any, ..
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("deploy one two", "No idea what 'two' is!"),
-        ("nosuch", "No idea what 'nosuch' is!"),
-        ("create-folders a --no-such-flag", "No idea what '--no-such-flag' is!"),
+        ("deploy one two", "there is no task 'two'; see inv --help deploy"),
+        ("nosuch", "there is no task 'nosuch'; see inv --list"),
+        (
+            "create-folders a --no-such-flag",
+            "inv create-folders has no flag '--no-such-flag'; see inv --help create-folders",
+        ),
+        (
+            "create-folders a --hostz n7",
+            "inv create-folders has no flag '--hostz'; did you mean --hosts? see inv --help",
+        ),
+        (
+            "--hosts n7 deploy",
+            "inv itself has no flag '--hosts'; flags of a task come after its name; see inv --list",
+        ),
+        ("deploi", "there is no task 'deploi'; did you mean deploy? see inv --list"),
         ("deploy --hosts", "needed value"),
         ("reach --count=many", "inv: 'many' is not a number; see inv --help TASK"),
     ],
