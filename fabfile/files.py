@@ -1,8 +1,7 @@
-"""Bring files to the hosts and results back."""
+"""Bring files to the hosts."""
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,19 +9,16 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context, Exit
 
 from roomful.errors import InputError
-from roomful.settings import Settings
 
-from ._fanout import begin, enter_lab, finish
+from ._fanout import begin, finish
 from ._step import step
 
 if TYPE_CHECKING:
     from roomful.clean import Cleaned
-    from roomful.collect import Collected
     from roomful.deploy import Deployed
     from roomful.folders import Folders
     from roomful.hosts import Host
     from roomful.outcome import Outcome
-    from roomful.results import Saved
 
 
 @step(
@@ -216,90 +212,3 @@ def _cleaned_json(outcome: Outcome[Cleaned]) -> dict[str, Any]:
     import dataclasses
 
     return dataclasses.asdict(outcome.value) if outcome.value else {}
-
-
-@step(
-    extra="paths",
-    help={
-        "paths": "patterns relative to the workdir, quoted: 'out/*.json' (default: all but what was deployed)",
-        "into": "folder to fill; each host gets one of its own in it (default: setting results)",
-    },
-)
-def collect(
-    c: Context,
-    paths: list[str],
-    hosts: str = "",
-    into: str = "",
-    exclude: str = "",
-    json: bool = False,
-    max_failed: str = "0",
-    accept_new_host_keys: bool = False,
-) -> None:
-    """Results: bring what the tasks wrote to results/HOST/, and every task's outcome, stdout and stderr to results/.
-
-    What is here already is not sent again, so a collection that was cut is finished by the same command. Files are
-    complete or absent; nothing is removed, neither here nor there.
-
-    Example:
-        inv collect --hosts n7
-        inv collect 'out/*.json' ./logs --hosts n7 --into results/monday
-
-    A word that is also a task's name is taken for the task: write ./logs for a folder of that name.
-    """
-    from roomful import progress
-    from roomful.collect import collect as collect_from
-
-    settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
-    folder = Path(into).expanduser() if into else settings.path(settings.results)
-    with progress.bar("collect", 1, "bytes") as on_bytes:
-        outcomes = collect_from(chosen, settings, paths, folder, on_bytes=on_bytes)
-    for outcome in outcomes.ok:
-        if outcome.value and outcome.value.skipped_count:
-            names = ", ".join(outcome.value.skipped[:3])
-            count = outcome.value.skipped_count
-            print(
-                f"{outcome.host.label}: left out {count} (links elsewhere, or unreadable): {names}", file=sys.stderr
-            )
-    interrupted = any(outcome.reason == "interrupted" for outcome in outcomes)
-    saved = None if interrupted else _save_queue(settings, folder)
-    summary = {"queue": saved.document() if saved else None}
-    columns = _collected_json if json else _collected_cells
-    finish(outcomes, json=json, max_failed=max_failed, columns=columns, summary=summary)
-
-
-def _save_queue(settings: Settings, folder: Path) -> Saved | None:
-    """Save what the queue knows; None where no server was ever started for this project."""
-    from roomful.results import save
-    from roomful.server import STATE_VERSION, open_queue
-    from roomful.state import ProjectState
-
-    if not settings.server_url and ProjectState(settings).read("server", STATE_VERSION) is None:
-        return None
-    with open_queue(settings) as queue:
-        saved = save(queue, folder, settings, before_connecting=enter_lab)
-    counts = f"{saved.done} done, {saved.failed} failed, {saved.cancelled} cancelled"
-    print(f"tasks: {counts}; job log: {folder / 'joblog.tsv'}", file=sys.stderr)
-    for item in saved.missing:
-        print(f"task {item.task_id}: {item.stream} is missing: {item.why}", file=sys.stderr)
-    return saved
-
-
-def _collected_cells(outcome: Outcome[Collected]) -> dict[str, Any]:
-    from roomful import report
-
-    value = outcome.value
-    if value is None:
-        return {"files": "", "size": "", "new": "", "folder": ""}
-    if value.shared_with:
-        return {"files": f"with {value.shared_with}", "size": "", "new": "", "folder": ""}
-    folder = os.path.relpath(value.folder) if value.folder and value.files else ""
-    size = report.size(value.bytes)
-    return {"files": value.files, "size": size, "new": value.files_new, "folder": folder}
-
-
-def _collected_json(outcome: Outcome[Collected]) -> dict[str, Any]:
-    value = outcome.value
-    if value is None:
-        return {}
-    names = ("files", "bytes", "files_new", "bytes_received", "shared_with", "skipped", "skipped_count")
-    return {name: getattr(value, name) for name in names} | {"folder": str(value.folder)}

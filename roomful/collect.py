@@ -21,13 +21,15 @@ from roomful import host_program
 from roomful.errors import InputError
 from roomful.hosts import Host
 from roomful.outcome import HostFailure, Outcome, Outcomes
-from roomful.paths import inside_workdir
 from roomful.rsync import INCOMING, MOST_PROCESSES, WRITE_FAILED, Rsync
 from roomful.settings import Settings
+from roomful.wanted import Declared, Wanted, named
 
 if TYPE_CHECKING:
     from roomful.ssh import HostConnection
 
+#: What is collected where nothing is said.
+ALL = Wanted()
 #: A list of files longer than this, in bytes, is no list of files.
 LONGEST_LIST = 1 << 30
 
@@ -65,31 +67,34 @@ class _Listing:
     seen: tuple[int, ...]
     skipped: tuple[str, ...]
     skipped_count: int
+    #: Declared outputs that are not there.
+    missing: tuple[Declared, ...] = ()
 
 
 def collect(
     hosts: Sequence[Host],
     settings: Settings,
-    patterns: Sequence[str] = (),
+    wanted: Wanted = ALL,
     into: Path | None = None,
     on_outcome: Callable[[Outcome[Collected]], None] | None = None,
     on_bytes: OnBytes | None = None,
 ) -> Outcomes[Collected]:
     """Bring the outputs of all hosts to ``into`` (default: the setting ``results``), each host's to its own folder.
 
-    ``patterns`` are shell patterns relative to the workdir; none: everything there but what was deployed. Nothing is
-    ever removed here. Raises InputError and MissingProgram before any host is touched.
+    Nothing is ever removed here. A host that has not what a task declared ends as failed (``missing-output``), with
+    all else brought. Raises InputError and MissingProgram before any host is touched.
     """
     from roomful.ssh import fan_out
 
-    checked = [inside_workdir(pattern, "path") for pattern in patterns]
+    requests = {host: wanted.request(host.label) for host in hosts}
     folders = _folders(hosts, into or settings.path(settings.results))
     indices = {host: index for index, host in enumerate(hosts)}
-    request = {"workdir": settings.workdir, "patterns": checked, "run": secrets.token_hex(8)}
+    common = {"workdir": settings.workdir, "run": secrets.token_hex(8)}
 
     def work(connection: HostConnection) -> _Listing:
-        answer = host_program.run(connection, "outputs", request | {"index": indices[connection.entry]})
-        return _listing(answer)
+        host = connection.entry
+        answer = host_program.run(connection, "outputs", {**common, **requests[host], "index": indices[host]})
+        return replace(_listing(answer), missing=_missing(answer, wanted, host))
 
     with Rsync(settings) as rsync:
 
@@ -131,6 +136,13 @@ def _listing(answer: dict[str, Any]) -> _Listing:
     skipped = tuple(str(path) for path in answer["skipped"])
     seen = tuple(int(index) for index in answer["seen"])
     return _Listing(str(answer["workdir"]), files, seen, skipped, int(answer.get("skipped_count", 0)))
+
+
+def _missing(answer: dict[str, Any], wanted: Wanted, host: Host) -> tuple[Declared, ...]:
+    try:
+        return wanted.missing(host.label, map(int, answer["missing"]))
+    except (IndexError, KeyError, TypeError, ValueError):
+        raise HostFailure("protocol", "the host names outputs that it was not asked for") from None
 
 
 def _shared(listings: Outcomes[_Listing]) -> dict[int, int]:
@@ -221,6 +233,9 @@ class _Pulls:
         except OSError as error:
             return _failed(listing, HostFailure("error", f"here: {error}"), time.monotonic() - start)
         value = replace(value, skipped=wanted.skipped, skipped_count=wanted.skipped_count)
+        if wanted.missing:
+            missing = _failed(listing, HostFailure("missing-output", named(wanted.missing)), time.monotonic() - start)
+            return replace(missing, value=value)
         return Outcome(listing.host, "ok", value=value, seconds=time.monotonic() - start)
 
     def _pulled(self, host: Host, wanted: _Listing, folder: Path) -> Collected:

@@ -34,8 +34,8 @@ class Outcome(Generic[T]):
 
     ``reason`` is one of: dns, timeout, refused, no-route, host-key, auth, protocol (these mean unreachable),
     command-timeout, no-python, no-program, noisy-shell, disk-full, quota, lost, interrupted, error, ``exit N``,
-    ``signal N``; from deploy also in-the-way, differs; from doctor also home, home-hangs, shell, shell-hangs; from
-    authorize also not-admitted.
+    ``signal N``; from deploy also in-the-way, differs; from collect also missing-output; from doctor also home,
+    home-hangs, shell, shell-hangs; from authorize also not-admitted.
     ``seconds`` is wall time from the start of the fan-out to this outcome.
     """
 

@@ -10,15 +10,20 @@ from roomful.workdir.files import listed, lstat, raw, remove, text
 MARK_SECONDS = 3600
 
 
+def mark_of(own: bytes, run: str, index: int) -> bytes:
+    """Return the path of a host's mark. Its time is the disk's: what has changed lately is told by it."""
+    return os.path.join(own, b"marks", raw(f"{run}.{index}"))
+
+
 def leave_mark(own: bytes, run: str, index: int) -> list[int]:
     """Leave a mark in our folder, and return whose marks of the same run are there: those hosts share this disk.
 
     Everyone writes before they look, so of two hosts at least one sees the other. Writing also makes an NFS client
     look again instead of answering from its cache.
     """
-    marks = os.path.join(own, b"marks")
+    ours = mark_of(own, run, index)
+    marks = os.path.dirname(ours)
     os.makedirs(marks, exist_ok=True)
-    ours = os.path.join(marks, raw(f"{run}.{index}"))
     with open(ours, "wb"):
         pass
     now = os.stat(ours).st_mtime

@@ -3,25 +3,69 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import glob
 import os
 import stat
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from roomful.workdir.files import home_path, listed, lstat, raw, serve, text
-from roomful.workdir.marks import leave_mark
+from roomful.workdir.marks import leave_mark, mark_of
 from roomful.workdir.releases import Item, Store
 
 #: How many of the links that were left out are named.
 MOST_NAMED = 20
+#: A file that changed within this time, in seconds, is taken to be still written.
+SETTLE_SECONDS = 3.0
+
+
+def never(info: os.stat_result) -> bool:
+    del info
+    return False
+
+
+class Writers:
+    """Tells which files are being written: a process of ours has them open for it, or they have just changed.
+
+    ``now`` is the clock of the disk that they are on; who writes them on another machine is only seen by that.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._since = now - SETTLE_SECONDS
+        self._open = set(files_being_written())
+
+    def write(self, info: os.stat_result) -> bool:
+        return info.st_mtime > self._since or (info.st_dev, info.st_ino) in self._open
+
+
+def files_being_written() -> Iterator[tuple[int, int]]:
+    """Yield device and inode of every regular file that a process of this account has open for writing."""
+    for pid in listed(b"/proc"):
+        folder = os.path.join(b"/proc", pid)
+        if not pid.isdigit():
+            continue
+        # Processes end, and others' cannot be looked into.
+        with contextlib.suppress(OSError):
+            for number in os.listdir(os.path.join(folder, b"fd")):
+                with contextlib.suppress(OSError, ValueError):
+                    info = os.stat(os.path.join(folder, b"fd", number))
+                    with open(os.path.join(folder, b"fdinfo", number), "rb") as file:
+                        flags = int(file.read().partition(b"flags:")[2].split(None, 1)[0], 8)
+                    if stat.S_ISREG(info.st_mode) and flags & os.O_ACCMODE != os.O_RDONLY:
+                        yield info.st_dev, info.st_ino
 
 
 class Outputs:
     """Walks a workdir. Links are followed only to files in it; of deployed folders, only what tasks made counts."""
 
-    def __init__(self, workdir: bytes) -> None:
+    def __init__(
+        self, workdir: bytes, deployed_too: bool = False, unsettled: Callable[[os.stat_result], bool] = never
+    ):
+        self.deployed_too = deployed_too
+        #: Tells of a file whether it is still being written.
+        self.unsettled = unsettled
         self.workdir = os.path.realpath(workdir)
         self.own = os.path.join(self.workdir, b".roomful")
         self.deploy = os.path.join(self.own, b"deploy", b"")
@@ -57,7 +101,7 @@ class Outputs:
                 continue
             if stat.S_ISDIR(info.st_mode):
                 waiting += [(os.path.join(path, name), os.path.join(real, name)) for name in self._names(path, real)]
-            elif stat.S_ISREG(info.st_mode) and not self._is_deployed(real):
+            elif stat.S_ISREG(info.st_mode) and not self._is_deployed(real) and not self.unsettled(info):
                 self.files[path] = info.st_size
 
     def _behind_link(self, path: bytes, real: bytes) -> os.stat_result | None:
@@ -80,6 +124,8 @@ class Outputs:
 
     def _is_deployed(self, real: bytes) -> bool:
         """Tell whether a file is as deploy put it there; what tasks made or changed in a release is not."""
+        if self.deployed_too:
+            return False
         for release, items in self.releases.items():
             if real.startswith(release):
                 item = items.get(real[len(release) :])
@@ -110,11 +156,23 @@ def list_outputs(request: dict[str, Any]) -> dict[str, Any]:
     """Return the outputs' paths and sizes; none where another host of the run lists the same disk."""
     workdir = home_path(request["workdir"])
     if not os.path.isdir(workdir):
-        return {"files": pack({}), "skipped": [], "seen": [], "workdir": text(workdir)}
+        missing = list(range(len(request["declared"] or ())))
+        return {"files": pack({}), "skipped": [], "seen": [], "missing": missing, "workdir": text(workdir)}
     own = os.path.join(workdir, b".roomful")
     seen = leave_mark(own, request["run"], request["index"])
-    outputs = Outputs(workdir)
-    if not any(index < request["index"] for index in seen):
+    now = os.stat(mark_of(own, request["run"], request["index"])).st_mtime
+    unsettled = Writers(now).write if request["settled"] else never
+    declared = request["declared"]
+    outputs = Outputs(workdir, declared is not None, unsettled)
+    missing = []
+    if declared is not None:
+        # Whose disk it is does not matter: each task's outputs are brought from the host where it ran.
+        seen = []
+        for number, path in enumerate(map(raw, declared)):
+            if lstat(os.path.join(outputs.workdir, path)) is None:
+                missing.append(number)
+            outputs.add(path)
+    elif not any(index < request["index"] for index in seen):
         patterns = [raw(pattern) for pattern in request["patterns"]]
         for pattern in patterns:
             outputs.add_matches(pattern)
@@ -124,6 +182,7 @@ def list_outputs(request: dict[str, Any]) -> dict[str, Any]:
         "files": pack(outputs.files),
         "skipped": [text(path) for path in outputs.skipped[:MOST_NAMED]],
         "skipped_count": len(outputs.skipped),
+        "missing": missing,
         "seen": seen,
         "workdir": text(outputs.workdir),
     }

@@ -22,6 +22,7 @@ from roomful.hosts import Host, resolve
 from roomful.lab import Lab
 from roomful.outcome import Outcomes
 from roomful.settings import Settings
+from roomful.wanted import Declared, Wanted
 from tests.support.lab import lab, rootless_lab, settings_for
 from tests.support.processes import argv_of, children
 from tests.support.waiting import wait_until
@@ -100,7 +101,7 @@ def test_outputs_come_back_to_a_folder_a_host_and_only_once(
 
 def test_patterns_choose_what_comes(hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path]) -> None:
     (workdirs[0] / "out" / "r.txt").write_text("text")
-    found = values(collect(hosts, settings, ["out/*.txt", "none"], settings.root / "else where"))
+    found = values(collect(hosts, settings, Wanted(("out/*.txt", "none")), settings.root / "else where"))
     assert [value.files for value in found] == [1, 0, 0]
     assert read_tree(settings.root / "else where") == {"lab01/out/r.txt": "text"}
 
@@ -289,3 +290,47 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert (done.returncode, done.stdout) == (2, ""), done.stderr
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert says in done.stderr
+
+
+def test_what_tasks_declared_comes_from_the_hosts_where_they_ran(
+    hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path]
+) -> None:
+    declared = {
+        "lab01": [Declared(1, "out"), Declared(2, "run.py"), Declared(3, "out/none"), Declared(4, "data/made")],
+        "lab02": [Declared(5, "out/deep/r.json")],
+    }
+    outcomes = collect(hosts[:2], settings, Wanted(declared=declared))
+    assert [(outcome.reason, outcome.detail) for outcome in outcomes] == [
+        ("missing-output", "'out/none' of task 3"),
+        (None, ""),
+    ]
+    assert outcomes[0].value is not None
+    assert outcomes[0].value.files_new == 3
+    results = read_tree(settings.root / "results")
+    assert results == {
+        "lab01/data/made": "made",
+        "lab01/out/deep/r.json": "result 0",
+        "lab01/run.py": "code",
+        "lab02/out/deep/r.json": "result 1",
+    }
+
+
+def test_files_that_are_being_written_wait_for_another_time(
+    hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path]
+) -> None:
+    made = workdirs[0] / "out" / "open"
+    long_ago = (1_000_000_000, 1_000_000_000)
+    for path in (workdirs[0] / "data" / "made", workdirs[0] / "out" / "deep" / "r.json"):
+        os.utime(path, long_ago)
+    (workdirs[0] / "out" / "young").write_text("y")
+    # For reading it may be open.
+    with made.open("w") as writing, (workdirs[0] / "data" / "made").open() as reading:
+        writing.write("half")
+        writing.flush()
+        os.utime(made, long_ago)
+        values(collect(hosts[:1], settings, Wanted(settled=True)))
+        assert reading.read() == "made"
+    results = settings.root / "results" / "lab01"
+    assert read_tree(results) == {"data/made": "made", "out/deep/r.json": "result 0"}
+    values(collect(hosts[:1], settings))
+    assert {"out/open", "out/young"} <= set(read_tree(results))
