@@ -6,6 +6,7 @@ import json as json_module
 import os
 import sys
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 from invoke import Context
@@ -51,7 +52,7 @@ def load(c: Context, hosts: str = "", exclude: str = "", watch: bool = False, js
 
 
 @step(help={"max_load": "only a host with at most this load for each CPU"})
-def best_host(c: Context, hosts: str = "", exclude: str = "", max_load: float = 0.0, json: bool = False) -> None:
+def best_host(c: Context, hosts: str = "", exclude: str = "", max_load: float = inf, json: bool = False) -> None:
     """Tasks: print the name of the host that has most to give now.
 
     Who asks is expected to use it: for a moment it counts as busier, so that the next one gets another.
@@ -63,7 +64,7 @@ def best_host(c: Context, hosts: str = "", exclude: str = "", max_load: float = 
     from roomful.dispatch.control import ask
 
     path = _dispatcher(c, hosts, exclude)
-    name = ask(path, b"best", [b"max-load=%g" % max_load] if max_load else [])
+    name = ask(path, b"best", [b"max-load=%r" % max_load])
     print(json_module.dumps({"host": name}) if json else name)
 
 
@@ -86,7 +87,7 @@ def dispatch(
     chdir: str = "",
     env: str = "",
     sync: bool = False,
-    max_load: float = 0.0,
+    max_load: float = inf,
     on: str = "",
     or_local: bool = False,
     retry: int = 0,
@@ -108,8 +109,9 @@ def dispatch(
         raise InputError("no command given", fix="write it after --, such as: inv dispatch -- gcc -c foo.c")
     path = _dispatcher(c, hosts, exclude)
     words = ["--socket", str(path)]
-    for name, value in (("--chdir", chdir), ("--max-load", max_load), ("--on", on), ("--retry", retry)):
+    for name, value in (("--chdir", chdir), ("--on", on), ("--retry", retry)):
         words += [name, str(value)] if value else []
+    words += ["--max-load", str(max_load)]
     for entry in filter(None, env.split(",")):
         words += ["--env", entry]
     words += ["--sync"] * sync + ["--or-local"] * or_local + ["-v"] * verbose

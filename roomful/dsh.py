@@ -98,6 +98,8 @@ class Call:
             self.socket = value
         elif name == "--env":
             key = os.fsencode(value)
+            if not key or key.startswith(b"="):
+                fail(f"--env needs NAME or NAME=VALUE, not {value!r}")
             if b"=" in key:
                 self.env.append(key)
             elif key in os.environb:
@@ -318,7 +320,7 @@ def local(call: Call) -> NoReturn:
 def main(words: Iterable[str] | None = None) -> NoReturn:
     """Run the command."""
     call = Call(sys.argv[1:] if words is None else words)
-    if not call.argv:
+    if not call.argv or not call.argv[0]:
         fail("no command given; see dsh --help")
     fill_streams()
     sock, problem = connect(call)

@@ -66,24 +66,38 @@ def refusal(host: HostLoad, limits: Limits) -> str:
         return "no report of its load" if host.report is None else f"no report of its load for {host.age:.1f} s"
     if host.host.label in limits.avoid:
         return "tried already"
-    if not limits.on and host.load_per_cpu > limits.max_load:
+    if _too_busy(host, limits):
         return f"load {host.load_per_cpu:.2f} a CPU is above {limits.max_load:g}"
     return ""
+
+
+def _too_busy(host: HostLoad, limits: Limits) -> bool:
+    return not limits.on and host.load_per_cpu > limits.max_load
 
 
 def why_none(hosts: Sequence[HostLoad], limits: Limits) -> str:
     """Say in one line why no host can be chosen."""
     reasons: dict[str, list[str]] = {}
-    for host in hosts:
-        if not limits.on or limits.on in (host.host.label, host.host.name):
-            reasons.setdefault(refusal(host, limits) or "not chosen by the evaluation", []).append(host.host.label)
+    asked = [host for host in hosts if not limits.on or limits.on in (host.host.label, host.host.name)]
+    willing = [host for host in asked if not refusal(host, Limits(avoid=limits.avoid, on=limits.on))]
+    busy = [host for host in willing if _too_busy(host, limits)]
+    for host in asked:
+        reason = _summary(busy, limits) if host in busy else refusal(host, limits)
+        reasons.setdefault(reason or "not chosen by the evaluation", []).append(host.host.label)
     if not reasons:
-        return f"{limits.on} is none of the dispatcher's hosts"
-    parts = []
-    for reason, labels in reasons.items():
-        more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-        parts.append(f"{', '.join(labels[:3])}{more}: {reason}")
-    return "; ".join(parts)
+        return f"{limits.on} is none of the dispatcher's hosts, which are {_few([host.host.label for host in hosts])}"
+    return "; ".join(f"{_few(labels)}: {reason}" for reason, labels in reasons.items())
+
+
+def _summary(busy: Sequence[HostLoad], limits: Limits) -> str:
+    """Say of all hosts beyond the limit at once how busy they are: each has a number of its own."""
+    loads = sorted({f"{host.load_per_cpu:.2f}" for host in busy}, key=float)
+    return f"load {' to '.join(dict.fromkeys([loads[0], loads[-1]]))} a CPU is above {limits.max_load:g}"
+
+
+def _few(labels: Sequence[str]) -> str:
+    more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
+    return f"{', '.join(labels[:3])}{more}"
 
 
 def load_score(name: str) -> Score:

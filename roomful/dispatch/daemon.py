@@ -119,6 +119,11 @@ class Dispatcher:
         except WireError as error:
             client.say(dsh.ERROR, str(error))
             client.finish(dsh.OWN_FAILURE)
+        except Exception as error:
+            # A client that hears nothing would believe that we have ended.
+            client.say(dsh.ERROR, f"the dispatcher failed: {error}; see {self._plan.socket.with_suffix('.log')}")
+            client.finish(dsh.OWN_FAILURE)
+            raise
         finally:
             client.close()
             with self._lock:

@@ -47,7 +47,7 @@ class Order:
         options = request.options
         here = options.get("cwd", "")
         for_rsync = request.flag("rsh")
-        if not here.startswith("/") or not request.argv or (for_rsync and len(request.argv) < 2):
+        if not here.startswith("/") or not any(request.argv[:1]) or (for_rsync and len(request.argv) < 2):
             raise WireError("not a request to run something")
         cwd = "" if for_rsync else folders.mapped(here, options.get("chdir", ""))
         return cls(
@@ -57,7 +57,7 @@ class Order:
             cwd=cwd,
             env={**({"PWD": cwd} if cwd.startswith("/") else {}), **request.env},
             limits=Limits(max_load=request.number("max-load", float("inf")), on=options.get("on", "")),
-            retries=int(request.number("retry", 0)),
+            retries=request.count("retry", 0),
             or_local=request.flag("or-local"),
             sync=request.flag("sync"),
             verbose=request.flag("verbose"),

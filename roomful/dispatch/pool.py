@@ -26,6 +26,9 @@ PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 #: A host whose agent was heard within this time need not be asked: agents beat every 2 s. Older, and it is asked, so
 #: that a report is there before the last one is too old to count.
 HEARD_SECONDS = 2 * PERIOD_SECONDS
+#: How often is looked whom to ask or to connect: thrice a period, so that a host that is asked because its agent has
+#: fallen silent has a second left to answer.
+LOOK_SECONDS = PERIOD_SECONDS / 3
 
 
 class NoHost(Exception):
@@ -46,6 +49,8 @@ class Seat:
     tries: int = 0
     next_try: float = 0.0
     turn: int = 0
+    #: When it is to be asked again.
+    next_ask: float = 0.0
 
     def told(self, now: float) -> bool:
         """Whether an agent there tells its load anyway."""
@@ -161,12 +166,17 @@ class Pool:
                     if seat.commands is None and not seat.connecting and seat.next_try <= now:
                         seat.connecting = True
                         missing.append(seat)
-                asked = [seat.commands for seat in self._seats.values() if seat.commands and not seat.told(now)]
+                asked = []
+                for seat in self._seats.values():
+                    if seat.commands and seat.next_ask <= now and not seat.told(now):
+                        # Half a look earlier than a period: the look after that would be late.
+                        seat.next_ask = now + PERIOD_SECONDS - LOOK_SECONDS / 2
+                        asked.append(seat.commands)
             if missing:
                 threading.Thread(target=self._connect, args=(missing,), daemon=True, name="connect").start()
             for commands in asked:
                 commands.ask_load()
-            if self._closed.wait(PERIOD_SECONDS):
+            if self._closed.wait(LOOK_SECONDS):
                 return
 
     def _connect(self, seats: Sequence[Seat]) -> None:

@@ -8,6 +8,8 @@ here; what the command removed there stays here.
 
 from __future__ import annotations
 
+import contextlib
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -20,8 +22,8 @@ from roomful import dsh
 
 from .wire import Client
 
-#: Where rsync writes files until they are complete. Each rsync gives them names of its own, so any number share the
-#: folder (with --partial-dir and --delay-updates they could not). The one there stays; ours are removed.
+#: Where rsync writes files until they are complete: a folder of each rsync's own, with a name that begins like this,
+#: which is removed after it. (With --partial-dir and --delay-updates rsyncs could not share a folder.)
 INCOMING = ".roomful-incoming"
 #: rsync wants a host's name before the command; ``--rsh`` drops it, ``--on`` says which it is.
 HOST = "roomful"
@@ -54,19 +56,26 @@ class Plan:
         return (self.there.removeprefix("~").lstrip("/") or ".") if self.there.startswith("~") else self.there
 
 
-def rsync_argv(plan: Plan, incoming: str = "") -> list[str]:
-    """Return rsync's command line for the way there, or for the way back into ``incoming`` first."""
-    options = ["-a", "-s", f"--temp-dir={incoming or INCOMING}", f"--exclude={INCOMING}*"]
+def rsync_argv(plan: Plan, incoming: str, back: bool = False) -> list[str]:
+    """Return rsync's command line for the way there, or back; files come into ``incoming`` first."""
+    options = ["-a", "-s", f"--temp-dir={incoming}", f"--exclude={INCOMING}*"]
     # By itself rsync takes files that changed within one second for the same.
     options += ["--modify-window=-1", "--rsh", shlex.join(plan.remote_shell)]
     there, here = f"{HOST}:{plan.target.rstrip('/')}/", f"{plan.here.rstrip('/')}/"
-    return ["rsync", *options, "--update", there, here] if incoming else ["rsync", *options, here, there]
+    return ["rsync", *options, "--update", there, here] if back else ["rsync", *options, here, there]
 
 
 def push(plan: Plan, client: Client) -> None:
     """Bring the folder there. Raises SyncFailure."""
-    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", f"{plan.target}/{INCOMING}"], client)
-    _run(rsync_argv(plan), client)
+    incoming = f"{INCOMING}-{secrets.token_hex(8)}"
+    there = f"{plan.target}/{incoming}"
+    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", there], client)
+    try:
+        _run(rsync_argv(plan, incoming), client)
+    finally:
+        # Also for a client that has gone; a host that has gone is asked in vain.
+        with contextlib.suppress(SyncFailure):
+            _run([*plan.remote_shell, HOST, "rm", "-rf", "--", there])
 
 
 def pull(plan: Plan, client: Client) -> None:
@@ -76,18 +85,18 @@ def pull(plan: Plan, client: Client) -> None:
     except OSError as error:
         raise SyncFailure(f"cannot write {plan.here}: {error.strerror}") from error
     try:
-        _run(rsync_argv(plan, incoming), client)
+        _run(rsync_argv(plan, incoming, back=True), client)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
 
 
-def _run(argv: list[str], client: Client) -> None:
+def _run(argv: list[str], client: Client | None = None) -> None:
     if shutil.which("rsync") is None:
         raise SyncFailure("rsync is not installed; install it with: apt-get install rsync")
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
-            if client.gone:
+            if client and client.gone:
                 process.terminate()
                 process.wait()
                 raise SyncFailure("interrupted")

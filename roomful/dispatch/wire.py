@@ -47,6 +47,13 @@ class Request:
             raise WireError(f"--{name} needs a number, not {self.options[name]!r}")
         return value
 
+    def count(self, name: str, default: int) -> int:
+        """Return an option's whole number. Raises WireError."""
+        value = self.options.get(name, str(default))
+        if not (value.isascii() and value.isdecimal()) or len(value) > 9:
+            raise WireError(f"--{name} needs a whole number, not {value!r}")
+        return int(value)
+
 
 def parse(body: bytes) -> Request:
     """Read a request's fields. Raises WireError."""

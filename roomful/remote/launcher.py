@@ -43,6 +43,7 @@ class Command:
         self.report = report
         self.leader = 0
         self.said = b""
+        #: Its end, or that it never began, has been told.
         self.exited = False
         self.feed = job.feed
         self.outputs = {stream: fd for stream, fd in ((1, job.output), (2, job.errors)) if fd >= 0}
@@ -201,6 +202,7 @@ class Launcher:
                 command.exited = True
                 self.send(frames.EXITED, command.number, frames.STATUS.pack(int(rest)))
             else:
+                command.exited = True
                 self.fail(command.number, rest)
                 if word == "G":
                     # What is left may hold the pipes for ever.
@@ -212,7 +214,9 @@ class Launcher:
         os.close(command.report)
         command.report = -1
         os.waitpid(command.supervisor, 0)
-        if command.leader and not command.exited:
+        if not command.exited and not command.leader:
+            self.fail(command.number, "what was to start it there was killed")
+        elif not command.exited:
             # Somebody killed the supervisor: its tree is ours now, next to the other supervisors.
             tree.kill_descendants({other.supervisor for other in self.commands.values()})
             self.send(frames.EXITED, command.number, frames.STATUS.pack(-signal.SIGKILL))

@@ -1,35 +1,26 @@
-"""How busy this host is at this moment: three short files of /proc, read by the launcher when it is asked."""
+"""How busy this host is at this moment, within the limits of our cgroup, as the agents' heartbeats tell it too.
+
+`host` is the agent's own module, by a symbolic link: neither of the two packages may import the other.
+"""
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 from typing import Any
 
+from . import host
 
-def load(proc: str = "/proc") -> dict[str, Any]:
+
+def load(proc: Path = Path("/proc"), cgroups: Path = Path("/sys/fs/cgroup")) -> dict[str, Any]:
     """Return ``load`` (one-minute average), ``running`` (tasks on a CPU or waiting for one), CPUs and memory."""
-    with open(proc + "/loadavg") as file:
-        words = file.read().split()
-    average = float(words[0])
-    # The launcher that reads this runs too.
-    running = max(0, int(words[3].split("/")[0]) - 1)
-    memory = _meminfo(proc + "/meminfo")
+    average = float((proc / "loadavg").read_text().split()[0])
+    cgroup = host.Cgroup.of(proc / "self", cgroups)
+    memory = host.memory(cgroup, proc / "meminfo")
     return {
         "load": average,
-        "running": running,
-        "cpus": len(os.sched_getaffinity(0)),
-        "memory": memory.get("MemTotal", 0),
-        "memory_free": memory.get("MemAvailable", memory.get("MemFree", 0)),
+        # The launcher that reads this runs too.
+        "running": host.runnable(proc / "loadavg"),
+        "cpus": host.cpus(cgroup),
+        "memory": memory.total,
+        "memory_free": memory.free,
     }
-
-
-def _meminfo(path: str) -> dict[str, int]:
-    found = {}
-    with open(path) as file:
-        for line in file:
-            name, _, rest = line.partition(":")
-            if name in ("MemTotal", "MemFree", "MemAvailable"):
-                found[name] = int(rest.split()[0]) * 1024
-            if name == "MemAvailable":
-                break
-    return found

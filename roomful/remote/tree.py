@@ -45,6 +45,10 @@ def supervise(job: Any, report: int, launcher: int) -> None:
         except OSError as error:
             _say(report, f"F {error.filename or job.argv[0]}: {error.strerror}")
             os._exit(0)
+        except ValueError as error:
+            # Python refuses by itself what no program can have: no name, a NUL in a word.
+            _say(report, f"F {job.argv[0]}: {error}")
+            os._exit(0)
         finally:
             # The command has its own copies; ours would keep its pipes open.
             for fd in (job.stdin, job.stdout, job.stderr):

@@ -71,6 +71,9 @@ def room(running: Room, tmp_path: Path) -> Room:
         ("dsh cat < /dev/null", 0, b""),
         ("dsh cat <&-", 0, b""),
         ("dsh -n cat", 0, b""),
+        ("dsh ''", 125, b""),
+        ("dsh --retry inf true", 125, b""),
+        ("dsh --env =x true", 125, b""),
         ("dsh sh -c 'echo out; echo err >&2' 2>/dev/null", 0, b"out\n"),
         ("dsh sh -c 'echo out; echo err >&2' 2>&1 >/dev/null", 0, b"err\n"),
         ("dsh echo x > /dev/full", 125, b""),
@@ -113,6 +116,8 @@ def test_sync_brings_the_folder_there_and_the_results_back(room: Room) -> None:
     assert (done.returncode, done.stdout) == (0, f"{there}\n".encode()), done.stderr
     assert (here / "out").read_bytes() == b"\0data\n"
     assert (here / "same").read_text() == "changed\n"
+    assert not list(there.glob(".*"))
+    assert not list(here.glob(".*"))
     # What another run here makes is newer than what lies there, and stays.
     (here / "same").write_text("mine")
     assert room.sh(f"cd here && dsh --sync --chdir {here}={there} cat same").stdout == b"mine"

@@ -118,8 +118,10 @@ def test_a_command_has_its_shell_folder_environment_and_exit_code(commands: Host
     [
         (Launch("true", cwd="/no/such/folder"), "/no/such/folder: No such file or directory"),
         (Launch(["no-such-program"]), "no-such-program: No such file or directory"),
+        (Launch([""]), ": posix_spawnp: argv first element cannot be empty"),
+        (Launch(["echo", "a\0b"]), "echo: embedded null byte"),
     ],
-    ids=["folder", "program"],
+    ids=["folder", "program", "no name", "NUL"],
 )
 def test_what_cannot_start_says_why(commands: HostCommands, launch: Launch, why: str) -> None:
     seen = run(commands, launch)

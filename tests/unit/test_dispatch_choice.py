@@ -63,7 +63,7 @@ def test_hosts_above_the_greatest_load_are_left_out() -> None:
     assert best(*hosts, limits=Limits(max_load=2.0)) == "a"
     assert best(*hosts, limits=Limits(max_load=1.9)) is None
     # The weight counts: 4.0 / 4 CPUs * 3.0.
-    assert why_none(hosts, Limits(max_load=1.9)) == "a: load 2.00 a CPU is above 1.9; b: load 3.00 a CPU is above 1.9"
+    assert why_none(hosts, Limits(max_load=1.9)) == "a, b: load 2.00 to 3.00 a CPU is above 1.9"
 
 
 def test_commands_that_have_ended_are_no_load_that_could_be_too_much() -> None:
@@ -79,7 +79,7 @@ def test_why_no_host_names_each_reason_once() -> None:
     hosts = [seen(f"n{number}", unusable="refused") for number in range(5)] + [seen("x", age=7.0)]
     said = why_none(hosts, Limits())
     assert said == "n0, n1, n2 and 2 more: refused; x: no report of its load for 7.0 s"
-    assert why_none(hosts, Limits(on="y")) == "y is none of the dispatcher's hosts"
+    assert why_none(hosts, Limits(on="y")) == "y is none of the dispatcher's hosts, which are n0, n1, n2 and 3 more"
     assert refusal(seen("a"), Limits()) == ""
 
 

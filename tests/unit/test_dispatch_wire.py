@@ -58,7 +58,14 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"cwd": "relative"}, {}, {"cwd": "/", "max-load": "x"}, {"cwd": "/", "retry": "-1"}, {"cwd": "/", "rsh": "yes"}],
+    [
+        {"cwd": "relative"},
+        {},
+        {"cwd": "/", "max-load": "x"},
+        {"cwd": "/", "retry": "-1"},
+        {"cwd": "/", "retry": "1.5"},
+        {"cwd": "/", "rsh": "yes"},
+    ],
 )
 def test_orders_that_cannot_be_carried_out_are_refused(options: dict[str, str]) -> None:
     with pytest.raises(WireError):
@@ -136,7 +143,7 @@ def test_files_that_belong_to_the_command_are_looked_at_again(tmp_path: Path) ->
 
 def test_rsync_travels_through_the_dispatcher() -> None:
     plan = Plan("me@n1:22", "/w", "~/w", "/run/my socket")
-    forth, back = rsync_argv(plan), rsync_argv(plan, "/w/.roomful-incoming-1")
+    forth, back = rsync_argv(plan, ".roomful-incoming-1"), rsync_argv(plan, "/w/.roomful-incoming-1", back=True)
     assert forth[-2:] == ["/w/", "roomful:w/"]
     assert back[-2:] == ["roomful:w/", "/w/"]
     assert "--update" in back
@@ -149,8 +156,15 @@ def test_rsync_travels_through_the_dispatcher() -> None:
 def test_a_load_is_read_from_proc(tmp_path: Path) -> None:
     (tmp_path / "loadavg").write_text("2.50 1.00 0.50 4/321 999\n")
     (tmp_path / "meminfo").write_text("MemTotal:  100 kB\nMemFree: 10 kB\nMemAvailable: 60 kB\nBuffers: 1 kB\n")
-    found = load(str(tmp_path))
+    found = load(tmp_path, tmp_path)
     # The one that reads it runs too.
     assert (found["load"], found["running"]) == (2.5, 3)
     assert (found["memory"], found["memory_free"]) == (102400, 61440)
     assert found["cpus"] == len(os.sched_getaffinity(0))
+    # A cgroup's limits are the host's, as in the agents' heartbeats.
+    files = {"self/cgroup": "0::/box\n", "box/cpu.max": "25000 100000\n", "box/memory.max": "40960\n"}
+    for name, text in {**files, "cgroup.controllers": "cpu memory\n"}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    limited = load(tmp_path, tmp_path)
+    assert (limited["cpus"], limited["memory"]) == (0.25, 40960)
