@@ -49,7 +49,7 @@ def identity(plan: Plan, load: Load, options: RunOptions) -> dict[str, object]:
     """Return what must be the same for results to belong to one run."""
     return {
         "definition": plan.definition.name,
-        "content": load.digest(),
+        **load.digests(),
         "split": plan.split,
         "jobs": [job.id for job in plan.jobs],
         "options": list(options.benchexec),

@@ -17,10 +17,11 @@ import inspect
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from roomful.agent import host_lock
 from roomful.benchexec.tree import Tree
 from roomful.errors import InputError, MissingProgram, RoomfulError
 from roomful.remote import bench_job, bench_prepare, bench_result
@@ -69,15 +70,21 @@ class Load:
         """The start script's path in the workdir; empty: none."""
         return f"{SCRIPT}/{self.script.name}" if self.script else ""
 
-    def digest(self) -> str:
-        """Return what changes with the definition, the tool or the script: results of different ones do not mix."""
-        digest = hashlib.sha256()
-        for path in (self.tree.definition, self.tool, self.script):
-            if path is not None:
-                with path.open("rb") as file:
-                    digest.update(hashlib.file_digest(file, "sha256").digest())
-            digest.update(b".")
-        return digest.hexdigest()
+    def digests(self) -> dict[str, str]:
+        """Return what changes with the places and the content of all that is shipped: results must not mix.
+
+        Raises RoomfulError for a file that cannot be read.
+        """
+        tasks = [file for file in self.tree.files if file != self.tree.definition]
+        try:
+            return {
+                "definition's content": _digest([self.tree.definition], self.tree.root),
+                "task files": _digest(_plain_files(tasks), self.tree.root),
+                "tool": _digest([self.tool], self.tool.parent) if self.tool else "",
+                "start script": _digest([self.script], self.script.parent) if self.script else "",
+            }
+        except OSError as error:
+            raise RoomfulError("cannot read", where=str(error.filename or ""), why=error.strerror or "") from error
 
 
 def check_file(path: str, flag: str) -> Path | None:
@@ -125,6 +132,26 @@ def start_line(module: str, argument: str) -> str:
     return shlex.join(["python3", "-S", "-c", code, argument])
 
 
+def _plain_files(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yield files, and of folders all in them, as they are shipped: links are what they lead to."""
+    for path in paths:
+        if path.is_dir():
+            yield from _plain_files(path.iterdir())
+        else:
+            yield path
+
+
+def _digest(files: Iterable[Path], root: Path) -> str:
+    digest = hashlib.sha256()
+    # A file may be named by itself and by a folder above it.
+    for path in sorted(set(files)):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").digest()
+        # No path holds a zero byte: where it ends is certain.
+        digest.update(os.fsencode(path.relative_to(root)) + b"\0" + content)
+    return digest.hexdigest()
+
+
 def _put(source: Path, target: Path) -> None:
     """Bring a file, or a folder with all in it, to its place; links become what they lead to."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +173,7 @@ def _library() -> Iterator[tuple[str, bytes]]:
             fits = path.suffix not in (".pyc", ".so") and path.parts[0] in ("benchexec", "yaml")
             if fits and "tablegenerator" not in path.parts and not path.name.startswith("test_"):
                 yield str(path), Path(str(path.locate())).read_bytes()
-    for module in (bench_job, bench_prepare, bench_result):
+    for module in (bench_job, bench_prepare, bench_result, host_lock):
         yield f"{module.__name__.replace('.', '/')}.py", inspect.getsource(module).encode()
-    for package in ("roomful", "roomful/remote"):
+    for package in ("roomful", "roomful/remote", "roomful/agent"):
         yield f"{package}/__init__.py", b""

@@ -114,7 +114,9 @@ def prepare(
     seen = {worker.host: worker for worker in workers}
     shipped = deploy(list(seen), settings, preparation.deployment, None, tell)
     _take(seen, shipped)
-    request = json.dumps({"tool": preparation.tool, "options": preparation.runexec_options})
+    request = json.dumps(
+        {"tool": preparation.tool, "options": preparation.runexec_options, "lock": settings.host_lock}
+    )
 
     def work(connection: HostConnection) -> dict[str, Any]:
         line = f"cd {_home_path(settings.workdir)} && exec {start_line('bench_prepare', request)}"
@@ -125,7 +127,10 @@ def prepare(
     _take(seen, tried)
     for outcome in tried.ok:
         reply = outcome.value or {}
-        if "refused" in reply:
+        if "locked" in reply:
+            # Since it was looked at.
+            seen[outcome.host] = dataclasses.replace(seen[outcome.host], state="locked", why=str(reply["locked"]))
+        elif "refused" in reply:
             seen[outcome.host] = dataclasses.replace(
                 seen[outcome.host], state="rejected", why=f"cannot measure: {reply['refused']}"
             )

@@ -1,7 +1,8 @@
 """Make a worker ready for a benchmark: unpack the tool, and see whether BenchExec can measure there.
 
-Called in the workdir with one argument, a JSON object: ``tool`` (its archive; or empty) and ``options`` (runexec's).
-Prints a JSON object as its last line: ``ok``, or ``refused`` with the reason.
+Called in the workdir with one argument, a JSON object: ``tool`` (its archive; or empty), ``options`` (runexec's) and
+``lock`` (the whole machine's, see ``roomful.agent.host_lock``).
+Prints a JSON object as its last line: ``ok``, ``refused`` with the reason, or ``locked`` with who has the machine.
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any, Mapping, Sequence
 
+from roomful.agent.host_lock import HostLock
 from roomful.remote.bench_job import PROGRAMS, TOOL, environment, filled
 
 #: BenchExec 3.35 says so of itself.
@@ -83,6 +85,8 @@ def _run(argv: Sequence[str], workdir: str) -> str:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment(workdir),
+            # It holds the machine's lock too: should we be killed, nobody else measures beside it.
+            close_fds=False,
             timeout=RUN_SECONDS,
             check=False,
         )
@@ -105,13 +109,21 @@ def _last(said: str) -> str:
 
 def main() -> int:
     """Answer a request."""
-    request = json.loads(sys.argv[1])
-    try:
-        reply: dict[str, Any] = {"ok": prepare(request["tool"], request["options"])}
-    except Refusal as refusal:
-        reply = {"refused": str(refusal)}
-    sys.stdout.write(f"\n{json.dumps(reply)}\n")
+    sys.stdout.write(f"\n{json.dumps(answer(json.loads(sys.argv[1])))}\n")
     return 0
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the machine ready while nobody else has it: a trial measures, and disturbs who does."""
+    lock = HostLock(request["lock"], "roomful's trial")
+    if locked := lock.take():
+        return {"locked": locked}
+    try:
+        return {"ok": prepare(request["tool"], request["options"])}
+    except Refusal as refusal:
+        return {"refused": str(refusal)}
+    finally:
+        lock.release()
 
 
 if __name__ == "__main__":

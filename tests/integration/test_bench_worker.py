@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import json
+import os
+import subprocess
 import sys
 import tarfile
 import zipfile
@@ -12,8 +14,10 @@ from typing import Any
 
 import pytest
 
+from roomful.agent.host_lock import HostLock, holder
 from roomful.remote import bench_job
-from roomful.remote.bench_prepare import Refusal, unpack
+from roomful.remote.bench_prepare import Refusal, answer, unpack
+from tests.support.waiting import wait_until
 
 WHOLE = '<result><run name="x"><column title="status" value="true"/></run></result>'
 MARKED = WHOLE.replace("<result>", '<result error="interrupted">')
@@ -55,6 +59,51 @@ def test_a_broken_archive_is_named_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"cannot unpack t\.what: "):
         unpack(tmp_path / "t.what", tmp_path / "tool")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.tar.gz", "t.what"]
+
+
+def trial(folder: Path, monkeypatch: pytest.MonkeyPatch, lock: Path) -> dict[str, Any]:
+    """Make a folder ready whose runexec notes that it ran, and who had the machine then."""
+    (folder / "bin").mkdir()
+    noted = "; flock -n {0} true && echo free >>{1} || echo held >>{1}".format(lock, folder / "ran")
+    for name, said in (("benchexec", "echo benchexec 3.35"), ("runexec", "printf 'returnvalue=0\ncputime=1s\n'")):
+        (folder / "bin" / name).write_text(f"#!/bin/sh\n{said}{noted}\necho walltime=1s 3.35\n")
+        (folder / "bin" / name).chmod(0o755)
+    monkeypatch.chdir(folder)
+    return answer({"tool": "", "options": [], "lock": str(lock)})
+
+
+def test_the_machine_is_ours_alone_during_the_trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert trial(tmp_path, monkeypatch, tmp_path / "lock") == {"ok": {"version": "3.35", "memory": False}}
+    assert (tmp_path / "ran").read_text().split() == ["held", "held"]
+    assert holder(str(tmp_path / "lock")) == ""
+
+
+def test_nothing_runs_on_a_machine_that_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = HostLock(str(tmp_path / "lock"), "their script")
+    assert other.take() == ""
+    try:
+        said = trial(tmp_path, monkeypatch, tmp_path / "lock")
+    finally:
+        other.release()
+    assert "(their script) since" in said["locked"]
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_trial_whose_parent_was_killed_still_has_the_machine(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    lock, ran = tmp_path / "lock", tmp_path / "ran"
+    killing = (
+        f"kill -9 $PPID; flock -n {lock} true && echo free >{ran}.new || echo held >{ran}.new; mv {ran}.new {ran}"
+    )
+    (tmp_path / "bin" / "benchexec").write_text(f"#!/bin/sh\n{killing}\n")
+    (tmp_path / "bin" / "benchexec").chmod(0o755)
+    argv = [sys.executable, "-m", "roomful.remote.bench_prepare"]
+    request = json.dumps({"tool": "", "options": [], "lock": str(lock)})
+    environment = {**os.environ, "PYTHONPATH": str(Path(bench_job.__file__).parents[2])}
+    done = subprocess.run([*argv, request], cwd=tmp_path, env=environment, check=False, timeout=20)
+    assert done.returncode == -9
+    wait_until(ran.exists, 10)
+    assert ran.read_text() == "held\n"
 
 
 def run_job(folder: Path, monkeypatch: pytest.MonkeyPatch, program: str, code: int = 0) -> tuple[int, Any]:

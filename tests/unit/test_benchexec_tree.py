@@ -65,21 +65,49 @@ def test_a_stage_has_benchexec_in_pure_python_and_our_programs(folder: Path, tmp
     make_stage(load, tmp_path / "stage")
     found = names(tmp_path / "stage")
     assert {"lib/benchexec/runexecutor.py", "lib/yaml/loader.py", "lib/roomful/remote/bench_job.py"} <= found
+    assert "lib/roomful/agent/host_lock.py" in found
     assert not [name for name in found if name.endswith((".so", ".pyc")) or "tablegenerator" in name]
     assert (load.archive_path, load.script_path) == ("tool.d/unrelated", "script.d/start script.sh")
     for name in ("bin/benchexec", "bin/runexec", load.script_path):
         assert (tmp_path / "stage" / name).stat().st_mode & 0o111, name
 
 
-def test_a_run_is_another_one_when_the_tool_or_the_definition_changes(folder: Path) -> None:
-    tree = read_tree(folder / "bench" / "def.xml")
-    digests = [Load(tree).digest(), Load(tree, folder / "unrelated").digest()]
-    (folder / "unrelated").write_text("v")
-    digests.append(Load(tree, folder / "unrelated").digest())
-    digests.append(Load(tree, None, folder / "unrelated").digest())
-    (folder / "bench" / "def.xml").write_text(DEFINITION + "\n")
-    digests.append(Load(tree).digest())
-    assert len(set(digests)) == 5
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("bench/def.xml", "definition's content"),
+        ("c/1.c", "task files"),
+        ("c/1.c.more", "task files"),
+        ("bench/sets/b.set", "task files"),
+        ("inc/r.h", "task files"),
+        ("props/one.prp", "task files"),
+        ("y/t.yml", "task files"),
+        ("y/dir/in/x.c", "task files"),
+        ("y/data/d", "task files"),
+        ("y/data/new", "task files"),
+        ("tool.zip", "tool"),
+        ("start.sh", "start script"),
+        ("unrelated", None),
+        ("inc/other.h", None),
+    ],
+)
+def test_a_run_is_another_one_when_anything_that_is_shipped_changes(
+    folder: Path, name: str, what: str | None
+) -> None:
+    tool, script = folder / "tool.zip", folder / "start.sh"
+    for path in (tool, script):
+        path.write_text("1")
+    before = Load(read_tree(folder / "bench" / "def.xml"), tool, script).digests()
+    with (folder / name).open("a") as file:
+        file.write("\n")
+    after = Load(read_tree(folder / "bench" / "def.xml"), tool, script).digests()
+    assert [key for key in before if before[key] != after[key]] == ([what] if what else [])
+
+
+def test_files_that_change_places_are_others(folder: Path) -> None:
+    before = Load(read_tree(folder / "bench" / "def.xml")).digests()
+    (folder / "y" / "dir" / "in" / "x.c").rename(folder / "y" / "dir" / "in" / "z.c")
+    assert Load(read_tree(folder / "bench" / "def.xml")).digests()["task files"] != before["task files"]
 
 
 @pytest.mark.parametrize(
