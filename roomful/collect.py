@@ -33,6 +33,8 @@ ALL = Wanted()
 #: A list of files longer than this, in bytes, is no list of files.
 LONGEST_LIST = 1 << 30
 
+#: Bytes that a file's name has at most, on every common filesystem.
+LONGEST_NAME = 255
 #: Names in the results folder that are no host's: see results.py.
 OTHER_NAMES = frozenset({"tasks", "joblog.tsv", "attempts.tsv"})
 
@@ -132,6 +134,8 @@ def _listing(answer: dict[str, Any]) -> _Listing:
         parts = path.split(b"/")
         if not size.isdigit() or path.startswith(b"/") or not all(parts) or not {b".", b".."}.isdisjoint(parts):
             raise HostFailure("protocol", f"the host names a file {path!r} outside of its workdir")
+        if max(map(len, parts)) > LONGEST_NAME:
+            raise HostFailure("protocol", f"the host names a file {path[:40]!r}... with a name that is too long")
         files[path] = int(size)
     skipped = tuple(str(path) for path in answer["skipped"])
     seen = tuple(int(index) for index in answer["seen"])

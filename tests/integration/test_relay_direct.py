@@ -137,14 +137,24 @@ def test_a_byte_that_was_changed_on_the_way_never_becomes_current(
     assert sent[2] < PAYLOAD_BYTES / 2
 
 
-def test_a_port_that_cannot_be_reached_leaves_ssh_and_rsync(
-    rootless_lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: Callable[[str], str]
-) -> None:
-    program("rsync")
-    with socket.socket() as closed:
-        # Bound, and nobody listens.
-        closed.bind(("127.0.0.1", 0))
-        through(monkeypatch, lambda door: door.update(port=closed.getsockname()[1], address="127.0.0.1"))
-        note, sent = deployed(rootless_lab, tmp_path)
-    assert "unencrypted over TCP to 1 of 2" in note
-    assert "over SSH to 1 of 2" in note or sent[2] > PAYLOAD_BYTES
+@pytest.mark.root
+@pytest.mark.parametrize(("keys", "way"), [("12345", "over SSH to 4 of 4"), ("", "the rest by rsync from here")])
+def test_where_ports_are_closed_it_goes_over_ssh_or_from_here(project: Project, keys: str, way: str) -> None:
+    project.keys(keys)
+    # As a firewall that rejects: what a host says of its port leads to one where nobody listens.
+    with (project.folder / "tasks.py").open("a") as tasks:
+        tasks.write(
+            "from roomful import relay\n"
+            "look = relay._look\n"
+            "def closed(*arguments):\n"
+            "    stops = look(*arguments)\n"
+            "    for stop in stops:\n"
+            "        stop.hop['door']['port'] = 9\n"
+            "    return stops\n"
+            "relay._look = closed\n"
+        )
+    rows, said = project.deploy("--relay", "direct")
+    assert [row["result"] for row in rows] == ["deployed"] * 5, said
+    assert way in said
+    assert "unencrypted" not in said
+    assert len(project.sums()) == 1

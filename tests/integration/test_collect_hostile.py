@@ -1,0 +1,177 @@
+"""A host whose rsync lies: whatever file list it sends, nothing is written outside its folder, and nothing shown raw.
+
+The host's rsync is the real one behind a program that changes what it says on the way: the file list travels plainly.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from roomful import rsync
+from roomful.collect import Collected, collect
+from roomful.hosts import resolve
+from roomful.lab import Lab
+from roomful.outcome import Outcome
+from roomful.settings import Settings
+from tests.support.inv import Project, project_for
+from tests.support.lab import settings_for
+
+#: As in the file list of rsync's protocol, four bytes little-endian.
+REGULAR = b"\xa4\x81\x00\x00"
+LINK, DEVICE, PIPE, SETUID = b"\xff\xa1\x00\x00", b"\xb6\x61\x00\x00", b"\xa4\x11\x00\x00", b"\xed\x8d\x00\x00"
+
+LIAR = """\
+#!/usr/bin/python3
+import os, subprocess, sys
+old, new, said = %r, %r, %r
+sys.stderr.buffer.write(said)
+sys.stderr.flush()
+process = subprocess.Popen(["/usr/bin/rsync", *sys.argv[1:]], stdout=subprocess.PIPE)
+while data := os.read(process.stdout.fileno(), 1 << 16):
+    if old and old in data:
+        open(os.environ["HOME"] + "/lied", "w").close()
+        data = data.replace(old, new)
+    view = memoryview(data)
+    while view:
+        view = view[os.write(1, view):]
+sys.exit(process.wait() or (9 if said else 0))
+"""
+
+
+class Liar:
+    """A host with a workdir, whose rsync replaces ``old`` by ``new`` in what it says."""
+
+    def __init__(self, room: Lab) -> None:
+        self.home = room.host_directory("lab01") / "home"
+        self.program = self.home.parent / "bin" / "rsync"
+        self.workdir = self.home / f"hostile{os.urandom(4).hex()}"
+        self.workdir.mkdir()
+        (self.workdir / "honest").write_text("honest")
+
+    def make(self, name: bytes) -> None:
+        path = Path(os.fsdecode(os.fsencode(self.workdir) + b"/" + name))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("evil")
+        path.chmod(0o644)
+
+    def says(self, old: bytes, new: bytes, said: bytes = b"") -> None:
+        (self.home / "lied").unlink(missing_ok=True)
+        assert len(old) == len(new)
+        self.program.parent.mkdir(exist_ok=True)
+        self.program.write_text(LIAR % (old, new, said))
+        self.program.chmod(0o755)
+
+    @property
+    def lied(self) -> bool:
+        return (self.home / "lied").exists()
+
+
+@pytest.fixture
+def liar(rootless_lab: Lab, program: Callable[[str], str]) -> Iterator[Liar]:
+    program("rsync")
+    found = Liar(rootless_lab)
+    yield found
+    found.program.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def settings(rootless_lab: Lab, tmp_path: Path, liar: Liar) -> Settings:
+    return settings_for(rootless_lab, tmp_path / "project", workdir=f"~/{liar.workdir.name}")
+
+
+@pytest.fixture(params=["", "--trust-sender"], ids=["this rsync", "as before 3.2.5"])
+def checks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """rsync compares with what was asked for since 3.2.5; what must hold without that, too, is tried without."""
+    real = rsync.pull_options
+    if request.param:
+        monkeypatch.setattr(rsync, "pull_options", lambda files: [*real(files), request.param])
+    return str(request.param)
+
+
+def collected(settings: Settings) -> Outcome[Collected]:
+    (outcome,) = collect(resolve("lab01", settings), settings)
+    return outcome
+
+
+def written(folder: Path) -> dict[str, int]:
+    """Everything below a folder that is no folder, with its mode."""
+    return {
+        str(path.relative_to(folder)): path.lstat().st_mode
+        for path in folder.rglob("*")
+        if not path.is_dir() or path.is_symlink()
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new"),
+    [
+        (b"QQ/escaped", b"QQ", b".."),
+        (b"QQ/QQ/QQ/escaped", b"QQ", b".."),
+        (b"QQ", b"QQ", b".."),
+        (b"deep/QQ/QQ/escaped", b"QQ", b".."),
+    ],
+    ids=["one up", "far up", "the folder itself", "from within"],
+)
+def test_names_that_lead_up_are_refused(
+    settings: Settings, liar: Liar, tmp_path: Path, checks: str, name: bytes, old: bytes, new: bytes
+) -> None:
+    liar.make(name)
+    liar.says(old, new)
+    before = written(tmp_path)
+    assert collected(settings).status == "failed"
+    assert liar.lied
+    assert written(tmp_path) == before
+
+
+def test_absolute_names_are_refused(settings: Settings, liar: Liar, tmp_path: Path, checks: str) -> None:
+    goal = os.fsencode(tmp_path / "absolute")
+    liar.make(b"Q" * len(goal))
+    liar.says(b"Q" * len(goal), goal)
+    before = written(tmp_path)
+    assert collected(settings).status == "failed"
+    assert liar.lied
+    assert written(tmp_path) == before
+
+
+def test_names_that_nobody_asked_for_are_refused(settings: Settings, liar: Liar, tmp_path: Path) -> None:
+    liar.make(b"QQQQQQ")
+    liar.says(b"QQQQQQ", b"\x1b]0;\n7")
+    before = written(tmp_path)
+    outcome = collected(settings)
+    assert liar.lied
+    assert (outcome.status, written(tmp_path)) == ("failed", before)
+    assert "unrequested" in outcome.detail
+
+
+@pytest.mark.parametrize("mode", [LINK, DEVICE, PIPE, SETUID], ids=["link", "device", "pipe", "setuid"])
+def test_only_plain_files_are_made(settings: Settings, liar: Liar, tmp_path: Path, checks: str, mode: bytes) -> None:
+    liar.make(b"made")
+    liar.says(REGULAR, mode)
+    collected(settings)
+    assert liar.lied
+    for name, made in written(tmp_path / "project" / "results").items():
+        assert stat.S_ISREG(made), name
+        assert made & 0o7000 == 0, name
+
+
+def test_nothing_of_it_reaches_the_terminal_raw(rootless_lab: Lab, liar: Liar, tmp_path: Path) -> None:
+    for folder in ("home", "project"):
+        (tmp_path / folder).mkdir()
+    made = project_for(rootless_lab, tmp_path / "project", tmp_path / "home")
+    project = Project(made.root, {**made.environment, "INVOKE_ROOMFUL_WORKDIR": f"~/{liar.workdir.name}"})
+    os.symlink("/etc/passwd", os.fsencode(liar.workdir) + b"/\x1b[2Jlink\n")
+    liar.says(b"", b"", b"\x1b]0;pwned\x07\r\x9b31m\n")
+    done = project.inv("collect", "--hosts", "lab01")
+    assert done.returncode == 1
+    assert "pwned" in done.stdout + done.stderr
+    liar.program.unlink()
+    whole = project.inv("collect", "--hosts", "lab01")
+    assert whole.returncode == 0, whole.stderr
+    assert "left out 1" in whole.stderr
+    said = done.stdout + done.stderr + whole.stdout + whole.stderr
+    assert [c for c in said if not c.isprintable() and c != "\n"] == []
