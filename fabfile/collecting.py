@@ -133,6 +133,8 @@ class _Collecting:
 
     def show(self) -> None:
         """Say what was left out, and how the tasks are (stderr)."""
+        from roomful import report
+
         notes = list(self.notes)
         for outcome in self.outcomes or ():
             if outcome.value and outcome.value.skipped_count:
@@ -144,7 +146,7 @@ class _Collecting:
             notes.append(f"tasks: {counts}; job log: {self.folder / 'joblog.tsv'}")
             notes += [f"task {item.task_id}: {item.stream} is missing: {item.why}" for item in self.saved.missing]
         for note in notes:
-            print(note, file=sys.stderr)
+            print(report.printable(note), file=sys.stderr)
 
 
 def _show_pass(one: Pass) -> None:

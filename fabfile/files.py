@@ -63,7 +63,7 @@ def deploy(
         inv deploy ~/experiment/src --dest code --exclude '*.o,data/' --hosts n7
         inv deploy ~/public-data --dest data --relay direct --hosts rack
     """
-    from roomful import progress
+    from roomful import progress, report
     from roomful.deploy import Deployment, default_source
     from roomful.deploy import deploy as deploy_to
     from roomful.relay import check_mode
@@ -77,7 +77,8 @@ def deploy(
         outcomes = deploy_to(chosen, settings, deployment, on_outcome, lambda note: print(note, file=sys.stderr))
     for outcome in outcomes.ok:
         for note in outcome.value.notes if outcome.value else ():
-            print(f"{outcome.host.label}: {note}", file=sys.stderr)
+            # It names files there.
+            print(f"{outcome.host.label}: {report.printable(note)}", file=sys.stderr)
     finish(outcomes, json=json, max_failed=max_failed, columns=_deployed_json if json else _deployed_cells)
 
 
@@ -183,7 +184,7 @@ def clean(
             removed.setdefault(f"removed {names} ({amount})", []).append(outcome.host)
     # Most hosts had the same.
     for what, owners in removed.items():
-        print(f"{report.host_spec(owners)}: {what}", file=sys.stderr)
+        print(f"{report.host_spec(owners)}: {report.printable(what)}", file=sys.stderr)
     finish(outcomes, json=json, max_failed=max_failed, columns=_cleaned_json if json else _cleaned_cells)
 
 

@@ -12,6 +12,8 @@ import os
 import shutil
 import socket
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Callable
 from typing import IO, Any
@@ -23,7 +25,7 @@ from roomful.workdir.marks import leave_mark
 from roomful.workdir.releases import Store
 from roomful.workdir.seed import Seed
 
-#: A payload of which nothing has come for this long comes no more.
+#: A payload of which nothing has come for this long comes no more: a host before that is frozen hangs up on nobody.
 SILENCE_SECONDS = 150.0
 
 
@@ -42,19 +44,20 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
         item = known.get(raw(path))
         if kind == "file" and (item is None or item.content != content):
             lacks.append(number)
+    seen = leave_mark(store.own, request["run"], request["index"])
+    # Of those that share a disk the first one is on the way.
+    awaited = lacks and request["secret"] and not any(index < request["index"] for index in seen)
     return {
         "lacks": lacks,
-        "seen": leave_mark(store.own, request["run"], request["index"]),
+        "seen": seen,
         "ssh": shutil.which("ssh") is not None,
-        "door": open_door(lambda door: receive(door, request)) if request["secret"] and lacks else None,
+        "door": open_door(lambda door: receive(door, request)) if awaited else None,
     }
 
 
 def receive(door: socket.socket, asked: dict[str, Any]) -> None:
     """Take the payload from the host before, which is to prove itself; an empty request only closes the door."""
     peer, packed = await_sender(door, asked["secret"], asked["index"], asked["door_seconds"])
-    # A host before that is frozen or cut off hangs up on nobody.
-    peer.settimeout(SILENCE_SECONDS)
     with peer, peer.makefile("rb") as stream:
         if not packed:
             return
@@ -72,6 +75,7 @@ def pass_on(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], obje
             door = request["door"]
             dial(door["address"], door["port"], request["secret"], request["index"], b"").close()
     seed = Seed(os.path.join(store.staging, raw(request["seed"])))
+    threading.Thread(target=end_with, args=(seed,), daemon=True).start()
     following = Hop(request, seed) if request["hops"] else None
     after: dict[str, Any] = {"have": [], "directly": []}
     try:
@@ -84,6 +88,13 @@ def pass_on(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], obje
         if following:
             after = following.finish(alive)
     return {**after, "have": [request["index"], *after["have"]]}
+
+
+def end_with(seed: Seed) -> None:
+    """End this process when its payload has stopped to come; what it started for the next host ends with it."""
+    while seed.silence() < SILENCE_SECONDS:
+        time.sleep(SILENCE_SECONDS / 10)
+    os._exit(1)
 
 
 def answer_to(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], object]) -> bytes:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import IO, Any, NamedTuple
 
@@ -56,6 +57,7 @@ class Seed:
         self._ended = False
         self._cut = False
         self._changed = threading.Condition()
+        self._moved = time.monotonic()
 
     def load(self) -> None:
         """Take what stands in a seed that is complete."""
@@ -127,6 +129,11 @@ class Seed:
             self._cut = not self._ended
             self._changed.notify_all()
 
+    def silence(self) -> float:
+        """Return for how many seconds nothing has come of what is to come."""
+        with self._changed:
+            return 0.0 if self._ended or self._cut else time.monotonic() - self._moved
+
     def _announce(self, part: Part) -> None:
         with self._changed:
             self._parts.append(part)
@@ -136,6 +143,7 @@ class Seed:
     def _advance(self, written: int) -> None:
         with self._changed:
             self._written = written
+            self._moved = time.monotonic()
             self._changed.notify_all()
 
     def _end(self) -> None:

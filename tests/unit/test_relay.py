@@ -17,21 +17,22 @@ from roomful.errors import InputError
 from roomful.manifest import scan
 from tests.support.workdirs import make_tree
 
+REQUEST = {
+    "dest": "",
+    "key": "top",
+    "source": "stdin",
+    "index": 4,
+    "seed": "s",
+    "hops": [],
+    "limit": 600_001,
+    "secret": "",
+    "program": "",
+}
+
 
 def take(workdir: Path, stream: bytes) -> dict[str, Any]:
     """Run the program as on the last host of a chain."""
-    request = {
-        "workdir": str(workdir),
-        "dest": "",
-        "key": "top",
-        "source": "stdin",
-        "index": 4,
-        "seed": "s",
-        "hops": [],
-        "limit": 600_001,
-        "secret": "",
-        "program": "",
-    }
+    request = REQUEST | {"workdir": str(workdir)}
     packed = zlib.compress(json.dumps(request).encode())
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", host_program.program("relay")],
@@ -82,11 +83,40 @@ def test_no_path_leads_out(tmp_path: Path, path: str) -> None:
     assert not [found for found in tmp_path.rglob("*") if found.name in ("x", "roomful-x")]
 
 
+def test_a_payload_that_stops_to_come_leaves_no_process(source: Path, tmp_path: Path) -> None:
+    program = host_program.program("relay")
+    assert "SILENCE_SECONDS = 150.0" in program
+    request = REQUEST | {"workdir": str(tmp_path / "work")}
+    packed = zlib.compress(json.dumps(request).encode())
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", "-c", program.replace("SILENCE_SECONDS = 150.0", "SILENCE_SECONDS = 0.5")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    ) as process:
+        try:
+            assert process.stdin is not None
+            process.stdin.write(b"%08d" % len(packed) + packed + payload(source)[:-1000])
+            process.stdin.flush()
+            assert process.wait(timeout=10) == 1
+        finally:
+            process.kill()
+
+
 def test_a_host_logs_in_on_the_next_only_if_that_has_the_key_we_know() -> None:
     argv = relay._hop_argv("me", "node2", 2200)
     for option in ("StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "BatchMode=yes", "ForwardAgent=no"):
         assert option in argv
     assert argv[-7:-1] == ["-p", "2200", "-l", "me", "--", "node2"]
+
+
+def test_more_than_was_announced_is_refused(tmp_path: Path) -> None:
+    header = json.dumps({"path": "x", "size": 600_002, "mode": 0o644, "mtime_ns": 0}).encode()
+    assert take(tmp_path / "work", header + b"\n")["failed"] == "protocol"
+
+
+@pytest.mark.parametrize("line", [b"{}", b"[]", b"7", b'{"path": 1, "size": 1, "mode": 0, "mtime_ns": 0}', b"\xff"])
+def test_what_is_no_payload_is_refused(tmp_path: Path, line: bytes) -> None:
+    assert take(tmp_path / "work", line + b"\n")["failed"] == "protocol"
 
 
 def test_an_unknown_mode_is_refused() -> None:
