@@ -74,5 +74,6 @@ def test_programs_run_alone_under_every_python(python: Path, tmp_path: Path) -> 
     made = run("folders", {"workdir": "~/w", "paths": ["a\udcff"], "mode": 0o700})
     assert made["created"] == ["a\udcff"]
     assert (Path(f"{tmp_path}/w/a\udcff")).is_dir()
-    listed = run("outputs", {"workdir": "~/w", "patterns": [], "run": "r", "index": 0})
+    request = {"workdir": "~/w", "patterns": [], "run": "r", "index": 0, "declared": None, "settled": False}
+    listed = run("outputs", request)
     assert listed["workdir"] == str(tmp_path.resolve() / "w")

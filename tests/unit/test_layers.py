@@ -70,16 +70,11 @@ def test_the_agent_imports_only_itself_the_standard_library_and_redis() -> None:
 @pytest.mark.parametrize("package", ["remote", "workdir"])
 def test_programs_for_other_hosts_import_only_themselves_and_the_standard_library(package: str) -> None:
     def allowed(name: str, path: Path) -> bool:
-        return within(name, f"roomful.{package}") or name.split(".")[0] in sys.stdlib_module_names
+        # Sent along with the one that asks for it (benchexec/stage.py).
+        sent = name == "roomful.agent.host_lock.HostLock" and path.name == "bench_prepare.py"
+        return sent or within(name, f"roomful.{package}") or name.split(".")[0] in sys.stdlib_module_names
 
     assert violations(f"roomful/{package}", allowed) == []
-
-
-def test_what_is_sent_to_hosts_imports_only_itself_and_the_standard_library() -> None:
-    def allowed(name: str, path: Path) -> bool:
-        return within(name, "roomful.remote") or name.split(".")[0] in sys.stdlib_module_names
-
-    assert violations("roomful/remote", allowed) == []
 
 
 def test_the_library_imports_no_task_module() -> None:
