@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from roomful.benchexec.follow import JobEnd
     from roomful.benchexec.judge import Finding
     from roomful.benchexec.plan import Plan
+    from roomful.benchexec.summary import Summary
     from roomful.benchexec.workers import Worker
 
 
@@ -47,13 +47,14 @@ def plan(
     from roomful import report as reports
     from roomful.benchexec import make_plan, read_definition
     from roomful.benchexec.plan import document, task_line
+    from roomful.benchexec.request import words_of
     from roomful.errors import InputError
 
     if lines and json:
         raise InputError("--lines and --json contradict each other", fix="give one of them")
     if options and not lines:
         raise InputError("--options needs --lines", fix="add --lines")
-    words = _words(options, "--options")
+    words = words_of(options, "--options")
     made = make_plan(read_definition(Path(definition)), split)
     if lines:
         print("\n".join(task_line(job, definition, words) for job in made.jobs))
@@ -90,7 +91,7 @@ def report(
     from roomful import report as reports
     from roomful.benchexec import make_plan, read_definition
     from roomful.benchexec.judge import judge
-    from roomful.benchexec.table import make_table
+    from roomful.benchexec.table import find_program, make_table
     from roomful.errors import InputError
 
     settings = settings_of(c)
@@ -98,7 +99,7 @@ def report(
     if not folder.is_dir():
         raise InputError("no such folder", where=str(folder), fix="bring the results with: inv collect")
     made = make_plan(read_definition(Path(definition)), split)
-    program = _table_generator()
+    program = find_program()
     found = judge(made, folder)
     missing = [one for one in found if one.file is None]
     paths: tuple[Path, ...] = ()
@@ -161,59 +162,29 @@ def run(
         inv bench.run all.xml --hosts mine --tool cpachecker.zip --name nightly --mail-to me@example.org --notify-each
         inv bench.run all.xml --hosts mine --name nightly --resume
     """
-    from roomful import report as reports
-    from roomful.benchexec import make_plan, read_definition
-    from roomful.benchexec.campaign import Campaign
-    from roomful.benchexec.run import BenchRun, Events, RunOptions, check_options, check_script, identity
-    from roomful.benchexec.stage import Load, check_file
-    from roomful.benchexec.summary import all_message, each_message, summarise
-    from roomful.benchexec.tree import read_tree
-    from roomful.errors import RoomfulError
+    from roomful.benchexec.request import Request, read_request
+    from roomful.benchexec.run import Events, run_benchmark
+    from roomful.benchexec.summary import all_message, each_message
 
     from . import _notifying
     from ._fanout import begin
 
-    made = make_plan(read_definition(Path(definition)), split)
-    load = Load(read_tree(Path(definition)), check_file(tool, "--tool"), check_file(start_script, "--start-script"))
-    check_script(made, load.script)
-    chosen = RunOptions(
-        tuple(_words(runexec_options, "--runexec-options")), tuple(_words(options, "--options")), mixed_hardware
+    order = read_request(
+        Request(definition, tool, start_script, name, split, resume, options, runexec_options, mixed_hardware)
     )
-    check_options((*chosen.runexec, *chosen.benchexec))
-    program = _table_generator()
     settings, machines = begin(c, hosts, exclude, accept_new_host_keys=accept_new_host_keys)
-    channels = _notifying.channels(settings, notify, mail_to)
-    campaign = Campaign(name or made.definition.name, settings)
-    place = _notifying.place(settings)
+    channels, place = _notifying.channels(settings, notify, mail_to), _notifying.place(settings)
 
     def job_ended(end: JobEnd) -> None:
         if notify_each:
-            _notifying.tell(each_message(end, campaign.name, place), channels)
+            _notifying.tell(each_message(end, order.name, place), channels)
 
-    print(_plan_table(made), file=sys.stderr)
-    campaign.begin(identity(made, load, chosen), resume)
-    bench = BenchRun(campaign, made, load, chosen, Events(_tell, job_ended))
-    ends = bench.finished()
-    with _going_on(campaign.name):
-        if not ends:
-            try:
-                _print_workers(bench.gather(machines))
-                bench.need_somebody()
-            except RoomfulError:
-                # What goes on of a run that is resumed is not ended by a mistake.
-                if not resume:
-                    _say_left(campaign.abandon(), campaign.name)
-                raise
-            ends = bench.run()
-    left = campaign.end()
-    summary = summarise(made, campaign, ends, load.tree.root, program)
-    if json:
-        print(reports.to_json(summary.document()))
-    else:
-        print(reports.table(summary.rows(), summary.HEADERS))
-    _warn(summary.findings, summary.reports)
-    _say_left(left, campaign.name)
-    _notifying.tell(all_message(summary, bench.seconds, place), channels)
+    print(_plan_table(order.plan), file=sys.stderr)
+    events = Events(_tell, job_ended, _print_workers, lambda left: _say_left(left, order.name))
+    with _going_on(order.name):
+        summary = run_benchmark(order, settings, machines, events)
+    _print_summary(summary, json)
+    _notifying.tell(all_message(summary, place), channels)
     if summary.missing:
         raise Exit(f"inv bench.run: {_missing_text(summary.missing, len(summary.findings))}", code=1)
 
@@ -281,16 +252,6 @@ def _print_workers(workers: Sequence[Worker]) -> None:
     print("\n".join(lines), file=sys.stderr, flush=True)
 
 
-def _words(options: str, flag: str) -> list[str]:
-    """Split a flag's value as a shell does."""
-    from roomful.errors import InputError
-
-    try:
-        return shlex.split(options)
-    except ValueError as error:
-        raise InputError(f"bad {flag} {options!r}", why=str(error)) from None
-
-
 def _plan_table(made: Plan) -> str:
     from roomful import report as reports
 
@@ -299,18 +260,11 @@ def _plan_table(made: Plan) -> str:
     return reports.table(rows, headers)
 
 
-def _table_generator() -> str:
-    """Return the path of BenchExec's program; raises MissingProgram."""
-    import shutil
+def _print_summary(summary: Summary, json: bool) -> None:
+    from roomful import report as reports
 
-    from roomful.errors import MissingProgram
-
-    # Beside this Python first: it may be in an environment that PATH does not name.
-    beside = str(Path(sys.executable).parent)
-    program = shutil.which("table-generator", path=beside) or shutil.which("table-generator")
-    if program is None:
-        raise MissingProgram("table-generator", "pip install benchexec")
-    return program
+    print(reports.to_json(summary.document()) if json else reports.table(summary.rows(), summary.HEADERS))
+    _warn(summary.findings, summary.reports)
 
 
 def _print_findings(found: Sequence[Finding]) -> None:

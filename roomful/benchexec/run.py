@@ -7,19 +7,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from roomful.benchexec.campaign import Campaign
+from roomful.benchexec.campaign import Campaign, Leftover
 from roomful.benchexec.follow import Follower, JobEnd, end_of, task_of
-from roomful.benchexec.plan import Job, Plan
-from roomful.benchexec.stage import Load, make_stage
+from roomful.benchexec.plan import Job
+from roomful.benchexec.request import Order
+from roomful.benchexec.stage import make_stage
+from roomful.benchexec.summary import Summary, summarise
 from roomful.benchexec.workers import Preparation, Worker, look, prepare, refuse_mixed
 from roomful.deploy import Deployment
-from roomful.errors import InputError, RoomfulError
+from roomful.errors import RoomfulError
 from roomful.hosts import Host
 from roomful.queue import Queue
 from roomful.records import ClientRecord
 from roomful.server import Server, open_queue
+from roomful.settings import Settings
 
 #: Machines that were locked or away are looked at again after this many seconds.
 LOOK_AGAIN_SECONDS = 15.0
@@ -27,44 +29,44 @@ POLL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How jobs are run; both lists are words of a command line, in which ``{workdir}`` is the worker's folder."""
-
-    #: For runexec's trial on each worker, and for BenchExec: how a run is kept apart from the machine.
-    runexec: tuple[str, ...] = ()
-    #: For BenchExec alone.
-    benchexec: tuple[str, ...] = ()
-    mixed_hardware: bool = False
-
-
-@dataclass(frozen=True)
 class Events:
-    """Who is told what: a line a thing that happens, and each job's end."""
+    """Who is told what."""
 
+    #: A line for each thing that happens.
     tell: Callable[[str], None]
     job_ended: Callable[[JobEnd], None]
+    #: The machines as they are before the first job.
+    workers: Callable[[Sequence[Worker]], None]
+    #: The hosts that could not be cleaned at the end.
+    left: Callable[[Sequence[Leftover]], None]
 
 
-def identity(plan: Plan, load: Load, options: RunOptions) -> dict[str, object]:
-    """Return what must be the same for results to belong to one run."""
-    return {
-        "definition": plan.definition.name,
-        **load.digests(),
-        "split": plan.split,
-        "jobs": [job.id for job in plan.jobs],
-        "options": list(options.benchexec),
-        "runexec-options": list(options.runexec),
-    }
+def run_benchmark(order: Order, settings: Settings, hosts: Sequence[Host], events: Events) -> Summary:
+    """Run what is not here yet of an order on these hosts, end its cluster, and merge all results into one report.
+
+    A KeyboardInterrupt passes through, and what was begun goes on.
+    Raises InputError for a run that is not to be begun or resumed so, and for CPUs that do not compare; RoomfulError
+    where no host can measure, or the report cannot be made.
+    """
+    campaign = Campaign(order.name, settings)
+    campaign.begin(order.identity(), order.resume)
+    bench = BenchRun(campaign, order, events)
+    # Of a run that is finished nothing is asked of any machine.
+    ends = bench.finished() or bench.measured(hosts)
+    events.left(campaign.end())
+    summary = summarise(order.plan, campaign, ends, order.load.tree.root, order.program)
+    return dataclasses.replace(summary, seconds=bench.seconds)
 
 
 class BenchRun:
     """A run that has begun (``Campaign.begin``)."""
 
-    def __init__(self, campaign: Campaign, plan: Plan, load: Load, options: RunOptions, events: Events) -> None:
+    def __init__(self, campaign: Campaign, order: Order, events: Events) -> None:
         self.campaign = campaign
-        self.plan = plan
-        self.load = load
-        self.options = options
+        self.order = order
+        self.plan = order.plan
+        self.load = order.load
+        self.options = order.options
         self.events = events
         self.workers: dict[Host, Worker] = {}
         self.started = time.monotonic()
@@ -75,6 +77,18 @@ class BenchRun:
         """Say what happens, and write it down."""
         self.campaign.log(line)
         self.events.tell(line)
+
+    def measured(self, hosts: Sequence[Host]) -> dict[str, JobEnd]:
+        """Run what is not here yet; return what became of each job. Where no host can, the run has not begun."""
+        try:
+            self.events.workers(self.gather(hosts))
+            self.need_somebody()
+        except RoomfulError:
+            # What goes on of a run that is resumed is not ended by a mistake.
+            if not self.order.resume:
+                self.events.left(self.campaign.abandon())
+            raise
+        return self.run()
 
     # -- machines -----------------------------------------------------------------------------------------------
 
@@ -207,19 +221,3 @@ class BenchRun:
     def seconds(self) -> float:
         """How long this process has worked on it."""
         return time.monotonic() - self.started
-
-
-def check_script(plan: Plan, script: Path | None) -> None:
-    """Refuse a start script that would get several task sets; raises InputError."""
-    if script is not None and plan.split != "taskset":
-        why = "a script is called with one task set and runs all its run definitions"
-        raise InputError(f"--start-script does not go with --split={plan.split}", why=why, fix="leave --split out")
-
-
-def check_options(words: Sequence[str]) -> None:
-    """Refuse options of BenchExec's that are the run's own; raises InputError."""
-    own = ("-o", "--outputpath", "-n", "--name", "-t", "--tasks", "-r", "--rundefinition")
-    for word in words:
-        if word.partition("=")[0] in own or (word[:2] in own and not word.startswith("--")):
-            fix = "leave it out; a run's name is --name of bench.run"
-            raise InputError(f"{word} is for the run to say", where="--options", fix=fix)

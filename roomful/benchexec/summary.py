@@ -35,6 +35,8 @@ class Summary:
     findings: tuple[Finding, ...]
     #: The merged report's files; none where nothing is there to merge.
     reports: tuple[Path, ...]
+    #: How long it was worked on, up to its end.
+    seconds: float = 0.0
 
     @property
     def missing(self) -> list[Finding]:
@@ -107,10 +109,10 @@ def each_message(end: JobEnd, name: str, place: str) -> Message:
     return Message(f"{name}: {end.sentence}", f"job {end.job.id} ({pairs}), attempt {end.attempt}\nrun in {place}")
 
 
-def all_message(summary: Summary, seconds: float, place: str) -> Message:
+def all_message(summary: Summary, place: str) -> Message:
     """Return the word on the whole run: what ran, where, how long, what failed, where the results are."""
     finished = len(summary.ends) - len(summary.failed)
-    what = f"{finished} of {len(summary.ends)} jobs finished in {duration(seconds)}"
+    what = f"{finished} of {len(summary.ends)} jobs finished in {duration(summary.seconds)}"
     lines = [f"run in {place}"]
     hosts: dict[str, list[str]] = {}
     for end in summary.ends:

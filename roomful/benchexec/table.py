@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import glob
+import shutil
 import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
 from roomful.benchexec.judge import Finding
-from roomful.errors import RoomfulError
+from roomful.errors import MissingProgram, RoomfulError
 
 #: Columns of the report: what BenchExec always measures.
 COLUMNS = ("status", "cputime", "walltime", "memory")
@@ -18,6 +20,16 @@ COLUMNS = ("status", "cputime", "walltime", "memory")
 NAME = "report"
 #: Seconds that table-generator may take.
 TABLE_SECONDS = 3600.0
+
+
+def find_program() -> str:
+    """Return the path of BenchExec's table-generator; raises MissingProgram."""
+    # Beside this Python first: it may be in an environment that PATH does not name.
+    beside = str(Path(sys.executable).parent)
+    program = shutil.which("table-generator", path=beside) or shutil.which("table-generator")
+    if program is None:
+        raise MissingProgram("table-generator", "pip install benchexec")
+    return program
 
 
 def table_definition(findings: Iterable[Finding], benchmark: str) -> bytes:

@@ -8,7 +8,7 @@ import pytest
 
 from roomful.benchexec import make_plan, read_definition
 from roomful.benchexec.campaign import LOCK, Campaign
-from roomful.benchexec.run import check_options, check_script
+from roomful.benchexec.request import check_options, check_script
 from roomful.benchexec.workers import Worker, refuse_mixed
 from roomful.errors import InputError, RoomfulError
 from roomful.hosts import Host
