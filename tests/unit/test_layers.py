@@ -16,6 +16,9 @@ SSH = {
     for name in ("ssh.py", "connection.py", "channel.py", "identity.py", "transport.py", "remote_stream.py")
 }
 
+#: The lock of a whole machine is one file that imports nothing of ours; it goes to hosts beside what takes it there.
+LOCK, TAKES_LOCK = "roomful.agent.host_lock", CHECKOUT / "roomful" / "remote" / "bench_prepare.py"
+
 
 def imported(path: Path, package: str) -> Iterator[str]:
     """Yield the absolute name of everything that a file imports, inside functions too."""
@@ -70,11 +73,15 @@ def test_the_agent_imports_only_itself_the_standard_library_and_redis() -> None:
 @pytest.mark.parametrize("package", ["remote", "workdir"])
 def test_programs_for_other_hosts_import_only_themselves_and_the_standard_library(package: str) -> None:
     def allowed(name: str, path: Path) -> bool:
-        # Sent along with the one that asks for it (benchexec/stage.py).
-        sent = name == "roomful.agent.host_lock.HostLock" and path.name == "bench_prepare.py"
-        return sent or within(name, f"roomful.{package}") or name.split(".")[0] in sys.stdlib_module_names
+        ours = within(name, f"roomful.{package}") or (path == TAKES_LOCK and within(name, LOCK))
+        return ours or name.split(".")[0] in sys.stdlib_module_names
 
     assert violations(f"roomful/{package}", allowed) == []
+
+
+def test_the_lock_that_is_shipped_alone_imports_the_standard_library_only() -> None:
+    path = CHECKOUT / "roomful" / "agent" / "host_lock.py"
+    assert {name.split(".")[0] for name in imported(path, "roomful.agent")} <= sys.stdlib_module_names
 
 
 def test_the_library_imports_no_task_module() -> None:
