@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
-from roomful.errors import InputError
+from roomful.errors import InputError, RoomfulError
 
 from ._fanout import begin, print_table
 from ._step import settings_of, step
@@ -45,6 +45,7 @@ def load(c: Context, hosts: str = "", exclude: str = "", watch: bool = False, js
             if watch and sys.stdout.isatty():
                 print("\033[H\033[2J", end="")
             print_table([_cells(row) for row in rows], HEADERS)
+            _explain(rows)
         if not watch:
             return
         sys.stdout.flush()
@@ -133,6 +134,7 @@ def start_dispatcher(
     """Tasks: start the daemon that keeps warm connections for dsh, and make it the one that dsh uses.
 
     dsh and the other tasks start it themselves when they need it; without --hosts with the hosts of the last time.
+    Hosts that cannot be used are named; the exit code is 1 if that is all of them.
 
     Example:
         inv start-dispatcher --hosts n7
@@ -143,6 +145,10 @@ def start_dispatcher(
         from roomful.dispatch.control import ask
 
         print(f"the dispatcher runs (process {ask(path, b'about')['pid']})", file=sys.stderr)
+        rows = ask(path, b"load")
+        _explain(rows)
+        if all(row["unusable"] for row in rows):
+            raise RoomfulError("no host can be used yet", fix="it goes on trying; look with: inv load")
 
 
 @step()
@@ -158,7 +164,7 @@ def stop_dispatcher(c: Context) -> None:
     print(f"{count} ended" if count else "none runs", file=sys.stderr)
 
 
-HEADERS = ("host", "load", "virtual", "running", "CPUs", "free GB", "weights", "score", "")
+HEADERS = ("host", "load", "virtual", "running", "CPUs", "free GB", "weights", "score", "state")
 
 
 def _cells(row: dict[str, Any]) -> list[Any]:
@@ -166,7 +172,18 @@ def _cells(row: dict[str, Any]) -> list[Any]:
     weights = f"{row['load_weight']:g} {row['memory_weight']:g}"
     score = "" if row["score"] is None else f"{row['score']:.3f}"
     virtual = f"{row['virtual_load']:.2f}"
-    return [row["host"], row["load"], virtual, row["running"], row["cpus"], free, weights, score, row["unusable"]]
+    return [row["host"], row["load"], virtual, row["running"], row["cpus"], free, weights, score, _state(row)]
+
+
+def _state(row: dict[str, Any]) -> str:
+    return str(row["unusable"]).partition(":")[0] or "ok"
+
+
+def _explain(rows: list[dict[str, Any]]) -> None:
+    """Say of hosts that cannot be used why, where there is more to say than their state."""
+    for row in rows:
+        if row["unusable"] != _state(row) != "ok":
+            print(f"{row['host']}: {row['unusable']}", file=sys.stderr)
 
 
 def _dispatcher(

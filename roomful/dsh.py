@@ -140,6 +140,8 @@ def find_project() -> tuple[str, str]:
             if not folder:
                 break
         folder = folder.rpartition("/")[0]
+    if os.environ.get("ROOMFUL_PROJECT"):
+        return "", ""
     try:
         folder = os.readlink(f"/tmp/roomful-{os.getuid()}/dispatch/project")
         return folder, os.readlink(folder + "/.roomful/dispatcher")
@@ -151,7 +153,9 @@ def connect(call: Call) -> tuple[Any, str]:
     """Connect to the dispatcher, and start it where it does not run; returns a socket or what is wrong."""
     project, path = ("", call.socket) if call.socket else find_project()
     if not path:
-        return None, "there is no dispatcher; start one in your project with: inv start-dispatcher --hosts NAME"
+        named = os.environ.get("ROOMFUL_PROJECT", "")
+        which = f"ROOMFUL_PROJECT={named} has no dispatcher" if named else "there is no dispatcher"
+        return None, f"{which}; start one in your project with: inv start-dispatcher --hosts NAME"
     problem = ""
     for again in (True, False):
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)

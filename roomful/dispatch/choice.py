@@ -16,6 +16,8 @@ Score = Callable[[HostLoad], float]
 
 #: So much free memory, times the memory weight, counts as one more process for each CPU does.
 MEMORY_UNIT = 256 * 2**20
+#: Most reasons that are told in one line.
+MOST_REASONS = 4
 
 
 def default_score(host: HostLoad) -> float:
@@ -86,7 +88,9 @@ def why_none(hosts: Sequence[HostLoad], limits: Limits) -> str:
         reasons.setdefault(reason or "not chosen by the evaluation", []).append(host.host.label)
     if not reasons:
         return f"{limits.on} is none of the dispatcher's hosts, which are {_few([host.host.label for host in hosts])}"
-    return "; ".join(f"{_few(labels)}: {reason}" for reason, labels in reasons.items())
+    parts = [f"{_few(labels)}: {reason}" for reason, labels in reasons.items()]
+    more = sum(map(len, list(reasons.values())[MOST_REASONS:]))
+    return "; ".join([*parts[:MOST_REASONS], *([f"and {more} more; see inv load"] if more else [])])
 
 
 def _summary(busy: Sequence[HostLoad], limits: Limits) -> str:

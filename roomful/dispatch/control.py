@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from roomful.state import ProjectState, private_directory
 
 from .choice import load_score
 from .daemon import Plan
+from .wire import CREDENTIALS
 
 #: A dispatcher without work ends after an hour.
 IDLE_SECONDS = 3600.0
@@ -67,15 +69,21 @@ class Control:
     def ensure(self, wish: Wish) -> Path:
         """Start the dispatcher unless it runs; returns its socket. Raises RoomfulError."""
         path = self.path(wish)
-        # Many first uses at the same time (make -j) start one.
-        with _locked(path.with_suffix(".start")):
-            if not answers(path):
-                _start(Plan(path, wish.hosts, self.settings, wish.score, wish.idle_seconds))
+        try:
+            # Many first uses at the same time (make -j) start one.
+            with _locked(path.with_suffix(".start")):
+                if not answers(path):
+                    _start(Plan(path, wish.hosts, self.settings, wish.score, wish.idle_seconds))
+        except OSError as error:
+            where, why = error.filename or str(path.parent), error.strerror or str(error)
+            raise RoomfulError("cannot start a dispatcher", where=str(where), why=why) from error
         return path
 
     def remember(self, path: Path, call: dict[str, Any]) -> None:
         """Make this the dispatcher that dsh uses in this project, and outside of any; ``call`` starts it again."""
-        self.state.write(MEMORY, call, MEMORY_VERSION)
+        # dsh starts it again with what is remembered already, also where nothing can be written.
+        if self.remembered() != call:
+            self.state.write(MEMORY, call, MEMORY_VERSION)
         _link(self._link, str(path))
         _link(directory() / "project", str(self.settings.root.resolve()))
 
@@ -92,8 +100,10 @@ class Control:
         """End all dispatchers of this project and every command that they run; returns how many."""
         running = self.running()
         for path in running:
-            pid = ask(path, b"about")["pid"]
-            ask(path, b"stop")
+            # By a signal: one of another version understands that too.
+            pid = process_of(path)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
             deadline = time.monotonic() + STOP_SECONDS
             while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -139,6 +149,17 @@ def answers(path: Path) -> bool:
         return True
 
 
+def process_of(path: Path) -> int:
+    """Return the process that listens there, as the kernel knows it. Raises RoomfulError."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        try:
+            sock.connect(str(path))
+        except OSError as error:
+            raise RoomfulError("no dispatcher", where=str(path), why=error.strerror or str(error)) from error
+        credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        return int(CREDENTIALS.unpack(credentials)[0])
+
+
 def ask(path: Path, verb: bytes, options: Sequence[bytes] = ()) -> Any:
     """Ask a dispatcher something; returns the answer's JSON, None where it has none. Raises RoomfulError."""
     answer = None
@@ -170,6 +191,8 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _link(path: Path, target: str) -> None:
+    if path.is_symlink() and os.readlink(path) == target:
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()

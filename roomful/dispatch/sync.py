@@ -93,6 +93,17 @@ def pull(plan: Plan, client: Client) -> None:
 def _run(argv: list[str], client: Client | None = None) -> None:
     if shutil.which("rsync") is None:
         raise SyncFailure("rsync is not installed; install it with: apt-get install rsync")
+    try:
+        lines, code = _watched(argv, client)
+    except OSError as error:
+        raise SyncFailure(f"cannot run {argv[0]} here: {error.strerror or error}") from error
+    # 24: files disappeared while rsync read them, as those of other commands do.
+    if code not in (0, 24):
+        raise SyncFailure(lines[0] if lines else f"rsync: exit {code}")
+
+
+def _watched(argv: list[str], client: Client | None) -> tuple[list[str], int]:
+    """Run it for as long as the client is there; returns the lines that it wrote to stderr, and its exit code."""
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
@@ -102,7 +113,4 @@ def _run(argv: list[str], client: Client | None = None) -> None:
                 raise SyncFailure("interrupted")
             time.sleep(LOOK_SECONDS)
         errors.seek(0)
-        lines = [line.strip() for line in errors.read().splitlines() if line.strip()]
-    # 24: files disappeared while rsync read them, as those of other commands do.
-    if process.returncode not in (0, 24):
-        raise SyncFailure(lines[0] if lines else f"rsync: exit {process.returncode}")
+        return [line.strip() for line in errors.read().splitlines() if line.strip()], process.returncode

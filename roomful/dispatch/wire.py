@@ -17,7 +17,7 @@ from roomful import dsh
 #: Longer requests are refused: Linux itself takes at most 2 MiB of arguments and environment.
 LONGEST = 4 << 20
 #: struct ucred: process, user, group.
-_CREDENTIALS = struct.Struct("3i")
+CREDENTIALS = struct.Struct("3i")
 
 
 class WireError(Exception):
@@ -86,8 +86,8 @@ class Client:
     @property
     def trusted(self) -> bool:
         """Whether the other process is of our own user, as the kernel says."""
-        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        return int(_CREDENTIALS.unpack(raw)[1]) == os.getuid()
+        raw = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        return int(CREDENTIALS.unpack(raw)[1]) == os.getuid()
 
     def request(self) -> tuple[Request, list[int]]:
         """Receive the request, and the descriptors that came with it, which are the caller's to close.

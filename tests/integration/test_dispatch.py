@@ -313,6 +313,29 @@ def test_ctrl_c_during_a_compile_ends_it_there(room: Room) -> None:
         os.close(terminal)
 
 
+def test_ctrl_c_leaves_no_half_object_file(room: Room) -> None:
+    mark = new_mark()
+    functions = [f"double g{n}(double x) {{ return x * {n} + g{n - 1}(x); }}\n" for n in range(1, 20_000)]
+    sources = [room.work / f"{letter}{mark}.c" for letter in "ab"]
+    for source in sources:
+        source.write_text("double g0(double x) { return x; }\n" + "".join(functions))
+    (room.work / "Makefile").write_text("all: " + " ".join(path.stem + ".o" for path in sources) + "\n")
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(room.work)
+        os.execvpe("make", ["make", "-j2", "CC=dsh gcc", "CFLAGS=-O1 -pipe"], dict(room.environment))
+    try:
+        # The compiler and, because of -pipe, the assembler that writes the object file.
+        wait_until(lambda: len(alive(mark, "cc1")) == 2 and len(alive(mark, "as")) == 2, 15)
+        os.write(terminal, b"\x03")
+        screen = read_all(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (2, 130, -2), screen
+        wait_until_gone(mark, 3)
+        assert not list(room.work.glob("*.o"))
+    finally:
+        os.close(terminal)
+
+
 def test_a_terminals_input_is_passed_on(room: Room) -> None:
     pid, terminal = pty.fork()
     if pid == 0:
