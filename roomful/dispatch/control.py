@@ -82,7 +82,8 @@ class Control:
     def remember(self, path: Path, call: dict[str, Any]) -> None:
         """Make this the dispatcher that dsh uses in this project, and outside of any; ``call`` starts it again."""
         # dsh starts it again with what is remembered already, also where nothing can be written.
-        if self.remembered() != call:
+        known = self.remembered()
+        if any(known.get(name) != value for name, value in call.items()):
             self.state.write(MEMORY, call, MEMORY_VERSION)
         _link(self._link, str(path))
         _link(directory() / "project", str(self.settings.root.resolve()))
