@@ -74,8 +74,12 @@ def workdir(tmp_path: Path) -> Workdir:
 
 def listed(workdir: Workdir, *patterns: str, index: int = 0) -> dict[str, Any]:
     request = {
-        **{"workdir": str(workdir.path), "patterns": list(patterns), "run": "r", "index": index},
-        **{"declared": None, "settled": False},
+        "workdir": str(workdir.path),
+        "patterns": list(patterns),
+        "run": "r",
+        "index": index,
+        "declared": None,
+        "settled": False,
     }
     reply = list_outputs(request)
     return {**reply, "files": sorted(os.fsdecode(path) for path in _listing(reply).files)}
