@@ -39,6 +39,8 @@ STOP_SECONDS = 2.0
 INCOMING = ".roomful-incoming"
 #: A transfer on which nothing has moved for this long is given up.
 SILENCE_SECONDS = 60
+#: A host whose rsync answers ours, but from which no file has grown for this long, is given up: it might never end.
+STUCK_SECONDS = 600.0
 #: Pauses before another try where the SSH server turns away new connections (MaxStartups), in seconds.
 TURNED_AWAY_PAUSES = (0.5, 1.5, 4.0)
 _TURNED_AWAY = re.compile(r"kex_exchange_identification|Connection (closed|reset) by (remote host|.* port)")
@@ -186,14 +188,18 @@ class Rsync:
                     errors="replace",
                 ) as process,
                 self._registered(process),
+                _Growth(process, target / INCOMING) as growth,
             ):
                 lines = []
                 for line in process.stdout or ():
+                    growth.lines += 1
                     if on_file and (size := re.fullmatch(r"file >f\S+ (\d+) \d+\n", line)):
                         on_file(int(size[1]))
                     else:
                         lines.append(line)
                 code = process.wait()
+                if growth.stuck:
+                    raise HostFailure("lost", f"no file has grown for {STUCK_SECONDS:g} s")
                 errors.seek(0)
                 return code, "".join(lines), errors.read()
 
@@ -224,6 +230,43 @@ class Rsync:
         finally:
             with self._lock:
                 self._running.discard(process)
+
+
+class _Growth:
+    """Ends a pull from which nothing comes: ``lines`` counts what rsync has said of files that are complete."""
+
+    def __init__(self, process: subprocess.Popen[str], incoming: Path) -> None:
+        self.lines = 0
+        self.stuck = False
+        self._process = process
+        self._incoming = incoming
+        self._ended = threading.Event()
+
+    def __enter__(self) -> _Growth:
+        threading.Thread(target=self._watch, daemon=True, name="growth").start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        seen, since = (-1, -1), time.monotonic()
+        while not self._ended.wait(STUCK_SECONDS / 20):
+            now = (self.lines, self._bytes())
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > STUCK_SECONDS:
+                self.stuck = True
+                self._process.terminate()
+                return
+
+    def _bytes(self) -> int:
+        total = 0
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self._incoming):
+                with contextlib.suppress(OSError):
+                    total += entry.stat(follow_symlinks=False).st_size
+        return total
 
 
 def push_options(files: Path, basis: Sequence[str], compare_content: bool = False) -> list[str]:
@@ -280,8 +323,9 @@ def failure(code: int, stderr: str) -> HostFailure:
     detail = next((line for line in lines if not line.startswith("rsync error:")), lines[-1] if lines else "")
     if "is your shell clean" in stderr:
         return HostFailure("noisy-shell", "the login shell there prints something (~/.bashrc), which breaks rsync")
-    # As bash, csh and fish say it.
-    if re.search(r"[Cc]ommand not found|Unknown command", stderr) or (code in (126, 127) and "rsync" in stderr):
+    # As bash, csh, fish and dash say it; rsync may notice the end of the connection (12) before that of the shell.
+    unfound = r"[Cc]ommand not found|Unknown command|^(?!rsync:).*\brsync: ([Pp]ermission denied|not found)"
+    if re.search(unfound, stderr, re.MULTILINE) or (code in (126, 127) and "rsync" in stderr):
         return HostFailure("no-program", detail)
     if code in (30, 35):
         return HostFailure("lost", f"nothing moved for {SILENCE_SECONDS} s")

@@ -43,6 +43,20 @@ sys.exit(process.wait() or (9 if said else 0))
 """
 
 
+#: Answers as rsync does, up to the list of files, and then only says that it is still there.
+STALLER = """\
+#!/usr/bin/python3
+import os, subprocess, sys, time
+process = subprocess.Popen(["/usr/bin/rsync", *sys.argv[1:]], stdout=subprocess.PIPE)
+while b"never" not in (data := os.read(process.stdout.fileno(), 1 << 16)):
+    os.write(1, data)
+while True:
+    # A message without content (MPLEX_BASE + MSG_NOOP): length 0, tag 7 + 42.
+    os.write(1, b"\\0\\0\\0" + bytes([7 + 42]))
+    time.sleep(1)
+"""
+
+
 class Liar:
     """A host with a workdir, whose rsync replaces ``old`` by ``new`` in what it says."""
 
@@ -80,7 +94,9 @@ def liar(rootless_lab: Lab, program: Callable[[str], str]) -> Iterator[Liar]:
 
 
 @pytest.fixture
-def settings(rootless_lab: Lab, tmp_path: Path, liar: Liar) -> Settings:
+def settings(rootless_lab: Lab, tmp_path: Path, liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    # A lie can leave both sides waiting, each assuring the other that it is still there.
+    monkeypatch.setattr(rsync, "STUCK_SECONDS", 10.0)
     return settings_for(rootless_lab, tmp_path / "project", workdir=f"~/{liar.workdir.name}")
 
 
@@ -136,6 +152,15 @@ def test_absolute_names_are_refused(settings: Settings, liar: Liar, tmp_path: Pa
     assert collected(settings).status == "failed"
     assert liar.lied
     assert written(tmp_path) == before
+
+
+def test_a_host_that_answers_and_sends_nothing_is_given_up(settings: Settings, liar: Liar) -> None:
+    liar.make(b"never")
+    liar.program.parent.mkdir(exist_ok=True)
+    liar.program.write_text(STALLER)
+    liar.program.chmod(0o755)
+    outcome = collected(settings)
+    assert (outcome.status, outcome.reason, outcome.detail) == ("failed", "lost", "no file has grown for 10 s")
 
 
 def test_names_that_nobody_asked_for_are_refused(settings: Settings, liar: Liar, tmp_path: Path) -> None:

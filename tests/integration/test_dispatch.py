@@ -370,10 +370,10 @@ try:
 except PermissionError:
     print("refused")
 else:
-    s.sendall(b"\\0\\0\\0\\x0a1\\0about\\0\\0\\0")
     try:
+        s.sendall(b"\\0\\0\\0\\x0a1\\0about\\0\\0\\0")
         print("answered", s.recv(100))
-    except ConnectionResetError:
+    except (ConnectionResetError, BrokenPipeError):
         print("answered", b"")"""
 
     def stranger() -> str:

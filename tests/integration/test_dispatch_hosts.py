@@ -92,6 +92,8 @@ def test_a_terminal_that_is_closed_ends_the_command_there(room: Room) -> None:
     mark = new_mark()
     pid, terminal = pty.fork()
     if pid == 0:
+        # A folder that the hosts have as well.
+        os.chdir("/")
         argv = ["dsh", "sh", "-c", f"sleep {mark} & sleep {mark}"]
         os.execve(room.programs / "dsh", argv, dict(room.environment))
     wait_for_tree(mark)

@@ -73,8 +73,9 @@ def test_the_machine_is_taken_for_as_long_as_a_task_runs(room: Room, path: Path)
 
 def test_a_killed_agent_leaves_no_lock(room: Room, path: Path) -> None:
     room.start(host_lock=str(path), slots=1)
-    room.submit("sleep 600", retries=0)
-    wait_until(lambda: room.queue.counts().running, PATIENCE, lambda: state(room))
+    started = room.folder / "started"
+    room.submit(f"touch {started}; exec sleep 600", retries=0)
+    wait_until(started.exists, PATIENCE, lambda: state(room))
     # Not one before the other: each would notice, and end the task.
     guard, worker = room.guard_pid(), room.worker_pid()
     os.kill(worker, signal.SIGSTOP)

@@ -184,6 +184,9 @@ def test_a_pull_makes_no_links_devices_or_modes_here() -> None:
         (2, "protocol version mismatch -- is your shell clean?\n", "noisy-shell", "~/.bashrc"),
         (127, "sh: 1: rsync: not found\n", "no-program", "not found"),
         (12, "bash: rsync: command not found\nrsync: connection closed\n", "no-program", "command not found"),
+        (12, "bash: line 1: /usr/bin/rsync: Permission denied\nrsync: connection closed\n", "no-program", "denied"),
+        (12, "sh: 1: rsync: not found\nrsync: connection closed\n", "no-program", "not found"),
+        (12, "rsync: connection closed\nrsync: Permission denied (13)\n", "lost", "connection closed"),
         (
             23,
             "rsync: send_files failed to open x: Permission denied (13)\nrsync error: some\n",
