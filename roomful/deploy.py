@@ -175,10 +175,7 @@ def controller_name(settings: Settings) -> str:
 def _run(settings: Settings) -> Iterator[_Run]:
     """Open a run: a file that is locked as long as this process works on it, so that others see who lives."""
     folder = private_directory(private_directory(ProjectState(settings).directory) / "deploying")
-    root = os.fsencode(settings.root.resolve())
-    run = _Run(
-        hashlib.sha256(os.uname().nodename.encode() + b"\0" + root).hexdigest()[:12], secrets.token_hex(8), folder
-    )
+    run = _Run(controller_name(settings), secrets.token_hex(8), folder)
     path = folder / run.token
     with path.open("wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
