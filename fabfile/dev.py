@@ -74,6 +74,18 @@ def bench(c: Context, name: str = "") -> None:
         raise RoomfulError(f"the benchmark {name} failed")
 
 
+@step(extra="texts", help={"texts": "words that a proof's area, sentence, file or test must contain"})
+def prove(c: Context, texts: list[str] | None = None) -> None:
+    """Development: break what is promised, one sentence at a time, and see that the tests named for it fail.
+
+    Example:
+        inv dev.prove
+        inv dev.prove priority
+    """
+    if _call("tests.support.proofs", *(texts or ())):
+        raise RoomfulError("a test did not notice, or there is no such proof")
+
+
 def _call(module: str, *arguments: str) -> int:
     """Run a Python module in the checkout and return its exit code."""
     # What this process has buffered must come before what the module writes.

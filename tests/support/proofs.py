@@ -1,0 +1,147 @@
+"""Whether the tests would notice: each proof breaks one thing on purpose, and the tests named for it must fail.
+
+A proof is a ``[[proof]]`` of ``tests/proofs/*.toml``::
+
+    says = "a task is not retried on the host it failed on"   # the sentence that is promised
+    tests = ["tests/integration/test_promises_busy.py::test_elsewhere"]
+    file = "roomful/agent/scripts/claim.lua"                   # what is broken: this text ...
+    replace = '''...'''                                        # ... stands there exactly once
+    with = '''...'''
+
+``python -m tests.support.proofs [TEXT...]`` (``inv dev.prove``) carries out those that contain the texts, each in
+a copy of the checkout.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tabulate import tabulate
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+FOLDER = CHECKOUT / "tests" / "proofs"
+#: The tests of one proof, in seconds; a test has a deadline of its own, too.
+LONGEST = 300
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One sentence, the tests that hold it, and a way to break it."""
+
+    area: str
+    says: str
+    tests: tuple[str, ...]
+    file: str
+    replace: str
+    by: str
+
+    def matches(self, texts: Sequence[str]) -> bool:
+        """Whether each of the texts stands in the area, the sentence, the file or a test's name."""
+        whole = " ".join((self.area, self.says, self.file, *self.tests)).lower()
+        return all(text.lower() in whole for text in texts)
+
+    def apply(self, checkout: Path) -> None:
+        """Break it in ``checkout``; raises ValueError where the text does not stand there exactly once."""
+        path = checkout / self.file
+        text = path.read_text()
+        if text.count(self.replace) != 1:
+            raise ValueError(f"{self.file} holds {text.count(self.replace)} times, not once: {self.replace!r}")
+        # A file of its own: the copy may share this one with the checkout.
+        path.unlink()
+        path.write_text(text.replace(self.replace, self.by))
+
+
+def load(folder: Path = FOLDER) -> list[Proof]:
+    """Return all proofs, in the order of the files and within them; raises KeyError where one is incomplete."""
+    entries = [
+        (path, entry) for path in sorted(folder.glob("*.toml")) for entry in tomllib.loads(path.read_text())["proof"]
+    ]
+    return [
+        Proof(path.stem, entry["says"], tuple(entry["tests"]), entry["file"], entry["replace"], entry["with"])
+        for path, entry in entries
+    ]
+
+
+@contextmanager
+def copied() -> Iterator[Path]:
+    """Give a copy of the checkout with a .venv of its own. Not below /tmp: a lab's hosts have one each."""
+    folder = Path(tempfile.mkdtemp(prefix="roomful-proof-", dir="/var/tmp"))
+    try:
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=CHECKOUT, check=True, capture_output=True, text=True,
+        ).stdout.split("\0")  # fmt: skip
+        for name in filter(None, names):
+            source, target = CHECKOUT / name, folder / name
+            if source.is_symlink() or source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+        subprocess.run(["cp", "-a", "--reflink=auto", CHECKOUT / ".venv", folder / ".venv"], check=True)
+        for path in (*folder.glob(".venv/lib/python*/site-packages/*.pth"), *folder.glob(".venv/bin/*")):
+            if path.is_file() and not path.is_symlink() and str(CHECKOUT).encode() in path.read_bytes():
+                path.write_bytes(path.read_bytes().replace(str(CHECKOUT).encode(), str(folder).encode()))
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def verdict(proof: Proof) -> str:
+    """Break it in a copy, run its tests there, and return ``held`` if each of them failed, else what happened."""
+    with copied() as checkout:
+        proof.apply(checkout)
+        python, seen = checkout / ".venv" / "bin" / "python", checkout / "seen.xml"
+        argv = [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", f"--junitxml={seen}", *proof.tests]
+        environment = {**os.environ, "PATH": f"{python.parent}:{os.environ.get('PATH', os.defpath)}"}
+        try:
+            done = subprocess.run(
+                argv, cwd=checkout, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                timeout=LONGEST, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"no end within {LONGEST} s"
+        if not seen.exists():
+            return f"pytest ended with {done.returncode}: {done.stdout[-300:]}{done.stderr[-300:]}"
+        return _read(seen, done.returncode)
+
+
+def _read(seen: Path, code: int) -> str:
+    """Return ``held`` if every test case failed, else which did not."""
+    cases = list(ElementTree.parse(seen).iter("testcase"))
+    broken = [case.get("name", "?") for case in cases if case.find("error") is not None]
+    passed = [case.get("name", "?") for case in cases if len(case.findall("failure")) == 0]
+    if code not in (0, 1) or not cases:
+        return f"pytest ended with {code}"
+    if broken:
+        return f"could not run: {', '.join(broken)}"
+    return f"NOT NOTICED by {', '.join(passed)}" if passed else "held"
+
+
+def main(texts: Sequence[str]) -> int:
+    """Carry out the proofs that contain ``texts``; returns 1 if a test did not notice."""
+    proofs = [proof for proof in load() if proof.matches(texts)]
+    rows = []
+    for number, proof in enumerate(proofs, 1):
+        begin = time.monotonic()
+        said = verdict(proof)
+        rows.append((proof.area, proof.says, said))
+        line = f"[{number}/{len(proofs)}] {said} ({time.monotonic() - begin:.0f} s): {proof.says}"
+        print(line, file=sys.stderr, flush=True)  # noqa: T201
+    failed = sum(said != "held" for *_, said in rows)
+    print(tabulate(rows, ("area", "sentence", "its tests"), maxcolwidths=[None, 70, 60]))  # noqa: T201
+    print(f"{len(rows) - failed} of {len(rows)} held")  # noqa: T201
+    return int(bool(failed) or not rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
