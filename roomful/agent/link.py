@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import queue
+import signal
 import threading
 import time
 from dataclasses import dataclass, field
@@ -157,6 +158,7 @@ class Exchange(threading.Thread):
 
     def run(self) -> None:
         """Deliver until we are stopped."""
+        _leave_signals_to_the_worker()
         pause = 0.05
         while not self._stop.is_set():
             parcel = self._parcels.get()
@@ -240,6 +242,7 @@ class Heartbeat(threading.Thread):
 
     def run(self) -> None:
         """Beat until we are stopped."""
+        _leave_signals_to_the_worker()
         pause = 0.05
         while not self._stop.is_set():
             client = self._member.connect()
@@ -303,6 +306,11 @@ class Heartbeat(threading.Thread):
                 self._events.wake()
                 # It may be about us: a cancelled task, a setting. Not more often than this, however often it comes.
                 due = min(due, time.monotonic() + 0.1)
+
+
+def _leave_signals_to_the_worker() -> None:
+    """Keep the kernel from waking this thread for each task that ends while the worker starts another."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def _pairs(held: dict[int, int]) -> str:

@@ -25,6 +25,7 @@ from roomful.agent.manners import Manners
 from roomful.agent.memory_watch import LOOK_SECONDS, MemoryWatch
 from roomful.agent.outbox import Outbox
 from roomful.agent.spool import Spool
+from roomful.agent.task import TaskClass
 from roomful.agent.tuning import Tuning
 
 log = logging.getLogger("roomful.agent")
@@ -183,11 +184,13 @@ class Worker:
         if now - self.member.last_contact > SILENT_SECONDS or not self._machine_is_ours():
             return
         passed: list[Claimed] = []
+        too_large: set[TaskClass] = set()
         while self._waiting and self.ledger.free_slots and len(passed) < 16:
             claimed = self._waiting.popleft()
-            slot = self.ledger.take(claimed.needs)
+            slot = None if claimed.needs in too_large else self.ledger.take(claimed.needs)
             if slot is None:
                 passed.append(claimed)
+                too_large.add(claimed.needs)
             else:
                 self._start(claimed, slot)
         self._waiting.extendleft(reversed(passed))
