@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Callable, Mapping, NamedTuple, Sequence
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence
 
 import redis
 
@@ -188,31 +188,40 @@ class Exchange(threading.Thread):
         if parcel.want is not None:
             calls.append(("claim", [parcel.token, *parcel.want]))
         replies = self._scripts.call_all([(name, [member.agent, *arguments]) for name, arguments in calls])
-        if any(isinstance(reply, list) and reply and reply[0] == b"unknown" for reply in replies):
+        if any(reply == b"unknown" or reply == [b"unknown"] for reply in replies):
             self._events.revoked(member.register(self._scripts, times))
             return False
         if parcel.want is not None:
             parcel.status = replies[-1][0].decode()
-            self._unpack(parcel, replies[-1][1:])
-        for report, reply in zip(parcel.reports, replies[0] if parcel.reports else ()):
-            if reply == b"late":
+            self._unpack(parcel, replies[-1][1])
+        for report, verdict in zip(parcel.reports, replies[0].split() if parcel.reports else ()):
+            if verdict == b"late":
                 log.warning("task %d: attempt %d came too late", report.task_id, report.attempt)
         return True
 
-    def _unpack(self, parcel: Parcel, reply: Sequence[bytes]) -> None:
+    def _unpack(self, parcel: Parcel, tasks: bytes) -> None:
         now = time.monotonic()
         parcel.claimed, parcel.unreadable = [], []
-        for task_id, attempt, payload, needs in zip(*[iter(reply)] * 4):
+        for task_id, attempt, needs, payload in claimed_tasks(tasks):
             # Before the worker has it, so that no heartbeat in between denies it.
-            self._member.holds[int(task_id)] = int(attempt)
+            self._member.holds[task_id] = attempt
             try:
                 spec, group = decode_task(payload), TaskClass.parse(needs)
             except (ValueError, TypeError) as error:
                 detail = {"reason": "error", "detail": f"cannot be read: {error}"}
-                report = Report(int(task_id), int(attempt), "failed", now, 0.0, b"", b"", detail)
-                parcel.unreadable.append(report)
+                parcel.unreadable.append(Report(task_id, attempt, "failed", now, 0.0, b"", b"", detail))
             else:
-                parcel.claimed.append(Claimed(int(task_id), int(attempt), spec, group, now))
+                parcel.claimed.append(Claimed(task_id, attempt, spec, group, now))
+
+
+def claimed_tasks(reply: bytes) -> Iterator[tuple[int, int, bytes, bytes]]:
+    """Take apart what ``claim.lua`` returns of the tasks: id, attempt, class and payload of each."""
+    start = 0
+    while start < len(reply):
+        line = reply.index(b"\n", start)
+        task_id, attempt, needs, length = reply[start:line].split()
+        start = line + 1 + int(length)
+        yield int(task_id), int(attempt), needs, reply[line + 1 : start]
 
 
 class Heartbeat(threading.Thread):

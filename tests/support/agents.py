@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from roomful.agent.acl import acl_rules
+from roomful.agent.link import claimed_tasks
 from roomful.bundle import build_bundle
 from roomful.queue import Queue, TaskSpec
 from tests.support.valkey import Valkey
@@ -171,7 +172,7 @@ class Scripted:
         cpu, memory = free.get("cpu", self.size[0]), free.get("memory", self.size[1])
         reply = self.queue.scripts.call("claim", self.name, token, slots, ahead, cpu, memory)
         self.status = reply[0].decode()
-        return [(int(task_id), int(attempt)) for task_id, attempt in zip(reply[1::4], reply[2::4], strict=True)]
+        return [(task_id, attempt) for task_id, attempt, *_ in claimed_tasks(b"".join(reply[1:]))]
 
     def finish(self, task_id: int, attempt: int, exit_code: int = 0, stdout: bytes = b"") -> str:
         """Report an end; return the queue's verdict."""
@@ -180,7 +181,7 @@ class Scripted:
         kept = b"\n" + stdout if stdout else b""
         head = f"{task_id} {attempt} {state} 0 1000 {len(kept)} 0\n{json.dumps(said)}\n"
         reply = self.queue.scripts.call("finish", self.name, head.encode() + kept)
-        return str(reply[0].decode())
+        return str(reply.decode())
 
     def requeue(self, how: str, *tasks: tuple[int, int, int]) -> int:
         """Give tasks back: id, attempt, MiB."""

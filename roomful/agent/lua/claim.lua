@@ -6,32 +6,34 @@
 -- ARGV[4]  most tasks to take ahead of time; they only need to fit the host as a whole
 -- ARGV[5]  free CPU, thousandths
 -- ARGV[6]  free memory, MiB
--- Returns {status, id, attempt, payload, class, id, ...}: status 'ok', 'more' (ask again at once: dead entries took up
--- the call, or it asked for more than one call gives), 'draining' or 'unknown' (register first).
+-- Returns {status, tasks}: status 'ok', 'more' (ask again at once: dead entries took up the call, or it asked for more
+-- than one call gives), 'draining' or 'unknown' (register first; then there is nothing else). Tasks come in one string,
+-- because Python takes long to read a reply of many: for each "ID ATTEMPT CLASS LENGTH" LF and the payload, so long.
 local agent, token = ARGV[1], ARGV[2]
 local size = call('HGET', P .. 'sizes', agent)
 if not size or not call('ZSCORE', P .. 'lease', agent) then
   return {'unknown'}
 end
 
+local function packed(id, attempt, class, payload)
+  return id .. ' ' .. attempt .. ' ' .. class .. ' ' .. #payload .. '\n' .. payload
+end
+
 -- What an earlier call has claimed, as far as it is still so.
 local function answer_again(ids)
-  local reply = {'ok'}
+  local found = {}
   if #ids == 0 then
-    return reply
+    return {'ok', ''}
   end
   local payloads = call('HMGET', P .. 'task', unpack(ids))
   local records = call('HMGET', P .. 'running', unpack(ids))
   for i, id in ipairs(ids) do
     local attempt, _, holder = parse_running(records[i])
     if payloads[i] and holder == agent then
-      reply[#reply + 1] = id
-      reply[#reply + 1] = int(attempt)
-      reply[#reply + 1] = payloads[i]
-      reply[#reply + 1] = load_tries(id).class or class_of(payloads[i])
+      found[#found + 1] = packed(id, int(attempt), load_tries(id).class or class_of(payloads[i]), payloads[i])
     end
   end
-  return reply
+  return {'ok', table.concat(found)}
 end
 
 local last = call('HGET', P .. 'claims', agent)
@@ -44,7 +46,7 @@ if last and string.match(last, '^%S+') == token then
 end
 local host = host_of(agent)
 if call('SISMEMBER', P .. 'draining', host) == 1 then
-  return {'draining'}
+  return {'draining', ''}
 end
 
 local now = now_ms()
@@ -196,7 +198,8 @@ end
 if slots > 0 and patience_for_dead > 0 then
   call('SADD', P .. 'hungry', agent)
 end
-local reply = {(patience_for_dead <= 0 or #claimed >= most_to_start) and 'more' or 'ok'}
+local status = (patience_for_dead <= 0 or #claimed >= most_to_start) and 'more' or 'ok'
+local tasks = {}
 if #claimed > 0 then
   local fields = {}
   local some_tries = call('HLEN', P .. 'tries') > 0
@@ -205,11 +208,10 @@ if #claimed > 0 then
     local attempt = some_tries and int(load_tries(id).attempt + 1) or '1'
     fields[#fields + 1] = id
     fields[#fields + 1] = attempt .. since
-    local at = i * 4 - 2
-    reply[at], reply[at + 1], reply[at + 2], reply[at + 3] = id, attempt, payloads[id], classes[id]
+    tasks[i] = packed(id, attempt, classes[id], payloads[id])
   end
   call('HSET', P .. 'running', unpack(fields))
   call('SADD', P .. 'held:' .. agent, unpack(claimed))
   call('HSET', P .. 'claims', agent, token .. ' ' .. table.concat(claimed, ' '))
 end
-return reply
+return {status, table.concat(tasks)}

@@ -4,11 +4,11 @@
 -- ARGV[2...] reports, each: "ID ATTEMPT STATE AGO_MS DURATION_MS STDOUT_LENGTH STDERR_LENGTH" LF JSON LF stdout stderr
 --            STATE is done or failed; AGO_MS how long before this call it ended, by the agent's monotonic clock;
 --            the JSON object has reason, detail, exit, signal, memory, cpu, stdout, stderr (see agent/report.py)
--- Returns a list of 'ok' (accepted), 'retry' (accepted; it waits for another try), 'late' (kept aside: the attempt had
--- been given up), or a single 'unknown' (register first). A repeat answers the same.
+-- Returns a word for each, with spaces between: 'ok' (accepted), 'retry' (accepted; it waits for another try), 'late'
+-- (kept aside: the attempt had been given up); or a single 'unknown' (register first). A repeat answers the same.
 local agent = ARGV[1]
 if not call('ZSCORE', P .. 'lease', agent) then
-  return {'unknown'}
+  return 'unknown'
 end
 local now, host = now_ms(), host_of(agent)
 local replies, done, failed = {}, 0, 0
@@ -116,4 +116,4 @@ end
 if done + failed > 0 then
   count_ended(host, done, failed, now)
 end
-return replies
+return table.concat(replies, ' ')
