@@ -239,16 +239,14 @@ def _nothing() -> int:
 
 
 def _spawn(argv: list[bytes], variables: Mapping[bytes, bytes], actions: list[tuple[int, int, int]]) -> int:
-    """Start a process in a session of its own, with no signal blocked or ignored."""
-    try:
-        return os.posix_spawn(
-            argv[0], argv, variables, file_actions=actions, setsid=True, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
-        )
-    except NotImplementedError:
-        # A C library without POSIX_SPAWN_SETSID: a group of its own must do.
-        return os.posix_spawn(
-            argv[0], argv, variables, file_actions=actions, setpgroup=0, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
-        )
+    """Start a process in a group of its own, with no signal blocked or ignored.
+
+    Not in a session of its own: each would be given as much of a CPU as the owner's, however nice it is (see
+    ``Manners``), and making one takes the kernel as long as a tenth of a short task.
+    """
+    return os.posix_spawn(
+        argv[0], argv, variables, file_actions=actions, setpgroup=0, setsigmask=[], setsigdef=_DEFAULT_SIGNALS
+    )
 
 
 def _bytes(text: str) -> bytes:

@@ -27,6 +27,7 @@ class Manners:
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
         self._disk_class = _CLASS_NONE
+        self._session_nice = 0
         self._own_load = 0.0
         self._others_load = 0.0
         self._looked = 0.0
@@ -46,6 +47,7 @@ class Manners:
             self._looked_at_console = now
             self._at_console = ", ".join(sorted(console.others()))
         self._follow_disk_class()
+        self._follow_session()
 
     def refusal(self) -> str:
         """Say why no task may start now; empty: it may."""
@@ -77,3 +79,32 @@ class Manners:
             self._disk_class = wanted
             with contextlib.suppress(OSError, AttributeError):
                 ctypes.CDLL(None).syscall(_IOPRIO_SET, _WHO_PROCESS, 0, wanted << _CLASS_SHIFT)
+
+    def _follow_session(self) -> None:
+        """Set the niceness of our session, in which all tasks run.
+
+        Where the kernel shares a CPU between sessions first (sched(7), autogroup), a process's own niceness counts
+        only within its session: without this a nice task of ours would take as much as all that the owner runs.
+        """
+        nice = int(self._tuning["nice"])
+        if nice == self._session_nice or not _session_is_ours():
+            return
+        try:
+            with open("/proc/self/autogroup", "w") as file:
+                file.write(str(nice))
+        except BlockingIOError:
+            return  # another process has just done the same; ours is heard at the next look
+        except OSError:
+            pass  # no such thing here
+        self._session_nice = nice
+
+
+def _session_is_ours() -> bool:
+    """Whether no one else is in our session: its leader has ended, as when an agent detaches itself."""
+    try:
+        os.kill(os.getsid(0), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

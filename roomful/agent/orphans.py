@@ -12,7 +12,7 @@ from roomful.agent.processes import Children, descendants, process, send, variab
 class Orphans:
     """Children of ours that we did not start: the kernel gave them to us when their parents ended.
 
-    Each belongs to a task: by its session or group, by ROOMFUL_TASK_ID in its environment, or, where it has hidden
+    Each belongs to a task: by its group, by ROOMFUL_TASK_ID in its environment, or, where it has hidden
     both, to one of the tasks that ran when we first saw it. When its task has ended, it and all below it is killed.
     """
 
@@ -74,9 +74,8 @@ class Orphans:
         found = process(pid)
         if found is None or found.state == "Z":
             return None
-        for leader in (found.session, found.group):
-            if leader in attempts:
-                return leader
+        if found.group in attempts:
+            return found.group
         task, number = variable(pid, "ROOMFUL_TASK_ID"), variable(pid, "ROOMFUL_ATTEMPT")
         for leader, attempt in attempts.items():
             if task == str(attempt.task_id) and number == str(attempt.number):

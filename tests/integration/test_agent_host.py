@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -105,6 +106,34 @@ def test_tasks_are_nice_and_their_disk_traffic_is_idle(own: Room) -> None:
     time.sleep(1.5)
     (record,) = own.run("sleep 0.1; nice; ionice 2>&1")
     assert own.queue.output(record.id).head.split()[:2] == [b"0", b"none:"]
+
+
+def cpu_seconds(pid: int) -> float:
+    """Return the CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_nice_task_leaves_the_cpu_to_the_hosts_owners(own: Room) -> None:
+    own.start()
+    pid_file, spin = own.folder / "pid", "while :; do :; done"
+    (task_id,) = own.submit(f"echo $$ > {pid_file}; {spin}", timeout=600)
+    wait_until(lambda: pid_file.exists() and pid_file.read_text().strip(), PATIENCE)
+    task = int(pid_file.read_text())
+    # As if logged in elsewhere: a session of its own, and on the same CPU.
+    owner = subprocess.Popen(["sh", "-c", spin], start_new_session=True)
+    try:
+        for pid in (task, owner.pid):
+            os.sched_setaffinity(pid, [0])
+        time.sleep(1.5)
+        before = cpu_seconds(task), cpu_seconds(owner.pid)
+        time.sleep(2)
+        ours, theirs = cpu_seconds(task) - before[0], cpu_seconds(owner.pid) - before[1]
+    finally:
+        owner.kill()
+        owner.wait()
+    own.queue.cancel([task_id])
+    assert ours < theirs / 4, f"the task had {ours:.2f} s of the CPU, the owner {theirs:.2f} s"
 
 
 def test_no_task_starts_where_others_load_the_host(own: Room) -> None:
