@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,18 +127,23 @@ def test_the_border_of_inline_output_is_exact(room: Room, size: int) -> None:
 def test_python_tasks_run_scripts_and_functions(room: Room) -> None:
     work = room.folder / "work-one"
     (work / "script.py").write_text("import sys; print(sys.argv[1:])\n")
-    (work / "module.py").write_text("def add(a, b=2): return {'sum': a + b}\ndef nothing(): print('called')\n")
+    (work / "module.py").write_text(
+        "import sys\ndef add(a, b=2): return {'sum': a + b}\n"
+        "def nothing(): print('called')\ndef interpreter(): return sys.executable\n"
+    )
     commands = [
         "script.py 'one word' two",
         'module:add {"a": 40}',
         "module:add [1, 1]",
         "module:nothing",
+        "module:interpreter",
         "module:gone",
     ]
     records = room.run(*commands, kind="python")
     outputs = [room.queue.output(record.id).head for record in records]
-    assert outputs == [b"['one word', 'two']\n", b'{"sum": 42}\n', b'{"sum": 2}\n', b"called\n", b""]
-    assert [record.state for record in records] == ["done"] * 4 + ["failed"]
+    own = json.dumps(sys.executable).encode() + b"\n"
+    assert outputs == [b"['one word', 'two']\n", b'{"sum": 42}\n', b'{"sum": 2}\n', b"called\n", own, b""]
+    assert [record.state for record in records] == ["done"] * 5 + ["failed"]
     (bad,) = room.run("module:add {not json", kind="python")
     assert "not JSON" in bad.detail
 
@@ -196,6 +202,25 @@ def test_running_tasks_never_ask_for_more_than_the_host_has(room: Room) -> None:
     most = max(int(room.queue.output(record.id).head) for record in records)
     assert most == 2, "4 CPUs carry two at a time, and do"
     assert not list(work.glob("running.*"))
+
+
+def test_running_tasks_never_ask_for_more_memory_than_the_host_has(own: Room) -> None:
+    own.start(cpus=4, memory_bytes=512 * 1024 * 1024)
+    script = f"touch {own.folder}/running.$ROOMFUL_TASK_ID; ls {own.folder}/running.* | wc -l; sleep 0.1"
+    script += f"; rm {own.folder}/running.$ROOMFUL_TASK_ID"
+    needs = {"memory_bytes": 240 * 1024 * 1024, "cpus": 0.5}
+    records = own.run(*(f"{script} # {number}" for number in range(12)), **needs)
+    assert max(int(own.queue.output(record.id).head) for record in records) == 2
+
+
+def test_what_has_a_higher_priority_starts_first(room: Room) -> None:
+    room.queue.drain(["one"])
+    for priority in (0, 9, -3, 4):
+        room.submit(f"sleep 0.02; echo {priority}", priority=priority, cpus=4)
+    room.queue.drain(["one"], resume=True)
+    assert room.queue.wait(timeout=PATIENCE)
+    records = sorted(room.queue.tasks(), key=lambda record: record.started_ms)
+    assert [record.spec.priority for record in records] == [9, 4, 0, -3]
 
 
 def test_a_second_start_changes_nothing(room: Room) -> None:

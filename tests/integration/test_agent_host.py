@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import subprocess
 import time
@@ -16,6 +17,8 @@ from tests.support.lab import need
 from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
+#: The time limit of a task that is suspended for longer.
+LIMIT_SECONDS = 2.5
 #: Takes megabytes one after the other, up to a number, and then waits for a file.
 EAT = (
     "python3 -c 'import os, sys, time; most, path, kept = int(sys.argv[1]), sys.argv[2], []\n"
@@ -64,7 +67,9 @@ def test_the_newest_task_goes_back_when_memory_runs_out_and_the_oldest_ends(own:
     (new,) = own.submit(f"{EAT} 300 {own.folder}/never")
     record = wait_until(lambda: (found := own.queue.task(new)) and found.tries and found, PATIENCE, own.log)
     assert [entry.reason for entry in record.tries][:1] == ["evicted"]
-    assert "MiB were free" in record.tries[0].detail
+    said = re.fullmatch(r"it had (\d+) MiB, and (\d+) of 400 MiB were free", record.tries[0].detail)
+    assert said, record.tries[0].detail
+    assert 10 < int(said[2]) < 40, "below what was set, and above what is the default"
     assert own.queue.task(old).state == "running"  # type: ignore[union-attr]
     go.touch()
     assert own.queue.wait([old], timeout=PATIENCE)
@@ -81,6 +86,22 @@ def test_a_task_that_fills_the_host_alone_fails_and_does_not_come_back(own: Room
     assert [entry.reason for entry in record.tries] == []
     (after,) = own.run("true")
     assert after.state == "done"
+
+
+def test_what_is_free_counts_and_not_what_others_have_declared(own: Room, small: str) -> None:
+    own.queue.configure({"memory_accept": 20 * MIB, "memory_evict": 10 * MIB})
+    own.start(python=small, cpus=4)
+    go = own.folder / "go"
+    (first,) = own.submit(f"{EAT} 200 {go}")
+    wait_until(lambda: own.client("one").memory_free_bytes < 190 * MIB, PATIENCE, lambda: own.client("one"))
+    (second,) = own.submit("true", memory_bytes=200 * MIB)
+    (third,) = own.submit("true # less", memory_bytes=20 * MIB)
+    assert own.queue.wait([third], timeout=PATIENCE), own.log()
+    time.sleep(0.5)
+    assert [own.queue.task(one).state for one in (first, second)] == ["running", "todo"]  # type: ignore[union-attr]
+    go.touch()
+    assert own.queue.wait([first, second], timeout=PATIENCE), own.log()
+    assert [record.state for record in own.queue.tasks()] == ["done"] * 3
 
 
 def test_tasks_that_together_need_too_much_all_end(own: Room, small: str) -> None:
@@ -158,8 +179,10 @@ def test_tasks_stand_still_while_somebody_is_at_the_console(own: Room) -> None:
     own.start(python=python)
     count = own.folder / "count"
     script = "while :; do echo >> {0}; sleep 0.02; done & setsid sh -c 'while :; do echo >> {0}.2; sleep 0.02; done'"
+    (limited,) = own.submit("sleep 1", timeout=LIMIT_SECONDS, cpus=0)
     (task_id,) = own.submit(script.format(count), timeout=600)
     wait_until(lambda: count.exists() and (own.folder / "count.2").exists(), PATIENCE)
+    begin = time.monotonic()
     record = struct.pack("=hxxi32s4s32s256s", 7, os.getpid(), b"tty2", b"2", b"ada", b"").ljust(384, b"\0")
     (run / "utmp").write_bytes(record)
     wait_until(lambda: "ada at the console" in own.client("one").busy_with, PATIENCE)
@@ -177,7 +200,9 @@ def test_tasks_stand_still_while_somebody_is_at_the_console(own: Room) -> None:
     assert own.queue.task(later).state == "todo"  # type: ignore[union-attr]
     assert own.queue.task(task_id).state == "running"  # type: ignore[union-attr]
     stopped = sizes()
+    time.sleep(max(0.0, begin + LIMIT_SECONDS + 0.1 - time.monotonic()))
     (run / "utmp").write_bytes(b"")
     wait_until(lambda: sizes()[0] > stopped[0] and sizes()[1] > stopped[1], PATIENCE, sizes)
     own.queue.cancel([task_id])
-    assert own.queue.wait([later], timeout=PATIENCE)
+    assert own.queue.wait([later, limited], timeout=PATIENCE)
+    assert own.queue.task(limited).state == "done", "the time between does not count"  # type: ignore[union-attr]

@@ -83,3 +83,19 @@ def test_a_setting_for_one_host_is_that_hosts_alone(own: Room) -> None:
     within_a_heartbeat(own, 3)
     stays(own, 3)
     assert sorted(client.running for client in own.queue.clients()) == [1, 2]
+
+
+def test_heartbeats_come_as_often_as_the_setting_says(own: Room) -> None:
+    own.start()
+    own.queue.configure({"heartbeat_seconds": 0.2})
+    time.sleep(SETTINGS["heartbeat_seconds"][1])
+    silences = []
+    for _ in range(40):
+        silences.append(own.queue.clients()[0].seconds_since_heartbeat)
+        time.sleep(0.05)
+    assert max(silences) < 1.0, silences
+    own.queue.configure({"heartbeat_seconds": 60})
+    time.sleep(1)
+    before = own.queue.clients()[0].seconds_since_heartbeat
+    time.sleep(2)
+    assert own.queue.clients()[0].seconds_since_heartbeat > before + 1.5

@@ -74,10 +74,14 @@ def test_an_agent_takes_back_what_nobody_has_begun_since(queue: Queue) -> None:
 def test_a_restarted_agent_frees_what_its_predecessor_held_at_once(queue: Queue) -> None:
     add(queue, "a", "b")
     Scripted(queue, "h", instance="folder").claim()
+    Scripted(queue, "other")
     successor = Scripted(queue, "h", instance="folder")
     assert successor.name == "h#2"
-    assert successor.claim(2) == [(1, 2), (2, 1)]
-    assert [client.agent for client in queue.clients()] == ["h#2"]
+    assert successor.claim(2) == [(1, 2), (2, 1)], "its own again, though there is another host"
+    assert [client.agent for client in queue.clients()] == ["h#2", "other#1"]
+    record = queue.task(1)
+    assert record
+    assert [entry.reason for entry in record.tries] == ["restarted"]
 
 
 def test_two_agents_under_one_label_but_in_two_folders_leave_each_other_alone(queue: Queue) -> None:
@@ -103,11 +107,24 @@ def test_a_failed_task_is_tried_elsewhere_first(queue: Queue) -> None:
     assert [(entry.host, entry.reason) for entry in record.tries] == [("one", "exit 1"), ("two", "exit 1")]
 
 
-@pytest.mark.parametrize("why", ["too small", "drained", "gone"])
+def test_tasks_that_say_no_retries_have_those_of_the_setting(queue: Queue) -> None:
+    queue.configure({"retries": 1})
+    add(queue, "a")
+    add(queue, "b", retries=0)
+    agent = Scripted(queue, "h")
+    agent.claim(2)
+    assert [agent.finish(task_id, 1, exit_code=1) for task_id in (1, 2)] == ["retry", "ok"]
+    agent.claim()
+    assert agent.finish(1, 2, exit_code=1) == "ok"
+    assert [state(queue, task_id) for task_id in (1, 2)] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("why", ["too few CPUs", "too little memory", "drained", "gone"])
 def test_a_failed_task_stays_where_it_failed_if_no_other_host_can_take_it(queue: Queue, why: str) -> None:
-    add(queue, "a", retries=1, cpus=4)
+    add(queue, "a", retries=1, cpus=4, memory_bytes=4 << 30)
     one = Scripted(queue, "one")
-    Scripted(queue, "two", cpus=2 if why == "too small" else 4)
+    cpus, memory_mib = 2 if why == "too few CPUs" else 4, 2048 if why == "too little memory" else 4096
+    Scripted(queue, "two", cpus=cpus, memory_mib=memory_mib)
     if why == "drained":
         queue.drain(["two"])
     one.claim()
@@ -139,14 +156,26 @@ def test_a_task_that_goes_down_with_its_hosts_is_given_up(server: Room, queue: Q
 
 
 def test_stops_and_evictions_do_not_count(queue: Queue) -> None:
-    add(queue, "a", memory_bytes=1 << 20)
+    add(queue, "a", memory_bytes=1 << 20, retries=1)
     agent = Scripted(queue, "h")
     for number in range(1, 6):
         assert agent.claim() == [(1, number)]
         agent.requeue("stopped" if number % 2 else "evicted", (1, number, 100))
     assert agent.claim(memory=99) == [], "it was seen to need 100 MiB"
     assert agent.claim(memory=100) == [(1, 6)]
-    assert agent.finish(1, 6) == "ok"
+    assert agent.finish(1, 6, exit_code=1) == "retry", "its first failure"
+    assert agent.claim() == [(1, 7)]
+    assert agent.finish(1, 7, exit_code=1) == "ok", "its second"
+
+
+def test_what_was_seen_to_need_more_than_any_host_has_gets_the_largest_to_itself(queue: Queue) -> None:
+    add(queue, "a", "b")
+    small, large = Scripted(queue, "small", memory_mib=1024), Scripted(queue, "large", memory_mib=4096)
+    large.claim()
+    large.requeue("evicted", (1, 1, 6000))
+    assert small.claim() == [(2, 1)], "it has less"
+    assert large.claim(memory=4095) == [], "others run there"
+    assert large.claim() == [(1, 2)]
 
 
 def test_what_was_taken_ahead_goes_back_to_the_front_in_order(queue: Queue) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from tests.support.agents import PATIENCE, Room, a_room
+from tests.support.terminal import shown
 from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
@@ -101,6 +102,7 @@ def test_submit_and_wait(project: Project) -> None:
     lines = project.ok("submit", "tasks.txt", "--wait").splitlines()
     assert lines[0] == "no new tasks (0 added, 2 duplicates skipped)"
     assert lines[1].startswith("2 done, 0 failed in ")
+    assert "(2 added, 0 duplicates skipped)" in project.ok("submit", "tasks.txt", "--allow-duplicates")
     again = json.loads(project.ok("submit", "-", "--json", "--wait", given=b"echo 3\n"))
     assert (again["file"], again["added"], again["done"], again["failed"]) == ("standard input", 1, 1, 0)
 
@@ -211,6 +213,7 @@ def test_tasks_are_listed_and_filtered(project: Project) -> None:
     assert [row[0] for row in project.table("tasks", "--state=failed")] == [str(ids[1])]
     assert [row[0] for row in project.table("tasks", "--match=^(echo|exit)", "--exclude-match=3")] == [str(ids[0])]
     assert project.table("tasks", "--host=nobody") == []
+    assert len(project.table("tasks", "--host=one")) == 3
     assert [row[0] for row in project.table("tasks", f"{ids[1]},last")] == [str(ids[1]), str(ids[2])]
     done = project.inv("tasks", "--limit=2", "--json")
     document = json.loads(done.stdout)
@@ -231,6 +234,7 @@ def test_retry_cancel_forget_and_reset(project: Project) -> None:
     project.room.submit("sleep 60", "sleep 61", "sleep 62", "sleep 63")
     wait_until(lambda: project.room.queue.counts().running >= 2, PATIENCE)
     assert project.ok("cancel", "last") == "1 task cancelled\n"
+    assert project.ok("cancel", "--all") == "3 tasks cancelled\n"
     assert project.ok("reset", "--yes") == "4 tasks removed\n"
     assert project.room.queue.counts().total == 0
     wait_until(lambda: project.room.client("one").running == 0, PATIENCE)
@@ -248,6 +252,19 @@ def test_drain_and_requeue(project: Project) -> None:
     assert json.loads(project.ok("drain", "--hosts=one", "--undo", "--json")) == {"hosts": ["one"], "changed": 1}
     [record] = wait_until(lambda: list(queue.tasks("running")), PATIENCE)
     assert (record.id, record.attempt) == (task_id, 2)
+    assert [entry.reason for entry in record.tries] == ["stopped"]
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 2), (b"\n", 1, 2), (b"y\n", 0, 0)])
+def test_reset_asks(project: Project, answer: bytes, code: int, left: int) -> None:
+    project.room.queue.drain(["one"])
+    project.room.submit("true", "false")
+    asked = on_terminal(project, "reset")
+    read_until(asked, "remove all 2 tasks and what they wrote? [y/N]")
+    os.write(asked.terminal, answer)
+    assert asked.process.wait(timeout=30) == code
+    os.close(asked.terminal)
+    assert project.room.queue.counts().total == left
 
 
 def test_status(project: Project) -> None:
@@ -274,6 +291,23 @@ def test_clients_config_shows_and_changes(project: Project) -> None:
     assert project.room.queue.settings() == {}
 
 
+def test_settings_for_a_host_list_are_for_its_hosts(project: Project) -> None:
+    (project.folder / "host_lists").mkdir()
+    project.write("host_lists/office.txt", "desk1\ndesk2\n")
+    words = ["nice=0", "max_load=3", "while_idle=on"]
+    rows = project.table("clients-config", *words, "--hosts=office")
+    try:
+        assert {row[0]: row[3] for row in rows} == {
+            "nice": "desk1: 0, desk2: 0",
+            "max_load": "desk1: 3, desk2: 3",
+            "while_idle": "desk1: on, desk2: on",
+        }
+        assert [row[1] for row in rows] == ["0", "off", "10"], "all others have the defaults"
+    finally:
+        project.ok("clients-config", "nice=", "max_load=", "while_idle=", "--hosts=office")
+    assert project.room.queue.settings() == {}
+
+
 def test_ctrl_c_leaves_the_tasks_running(project: Project) -> None:
     project.write("tasks.txt", "sleep 61\nsleep 62\n")
     waiting = project.start("submit", "tasks.txt", "--wait", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -297,9 +331,10 @@ def test_a_terminal_gets_a_bar_and_a_watch_in_place(project: Project) -> None:
     seen = read_until(watch, "1 running", "heartbeat")
     assert "one" in seen
     project.room.submit("sleep 61")
-    seen = read_until(watch, "2 running")
-    # In place: the cursor goes up and the line is cleared.
-    assert "\x1b[1A" in seen
+    seen += read_until(watch, "2 running", "heartbeat")
+    on_screen = "\n".join(shown(seen))
+    assert ("2 tasks: " in on_screen, "1 task: " in on_screen) == (True, False), on_screen
+    assert on_screen.count("heartbeat") == 1, "in place of what was there before"
     os.write(watch.terminal, b"\x03")
     assert watch.process.wait(timeout=30) == 0
     os.close(watch.terminal)
