@@ -74,15 +74,22 @@ def bench(c: Context, name: str = "") -> None:
         raise RoomfulError(f"the benchmark {name} failed")
 
 
-@step(extra="texts", help={"texts": "words that a proof's area, sentence, file or test must contain"})
-def prove(c: Context, texts: list[str] | None = None) -> None:
+@step(
+    extra="texts",
+    help={
+        "texts": "words that a proof's area, sentence, file or test must contain",
+        "list": "only list the sentences with their tests",
+    },
+)
+def prove(c: Context, texts: list[str], list: bool = False) -> None:
     """Development: break what is promised, one sentence at a time, and see that the tests named for it fail.
 
     Example:
         inv dev.prove
         inv dev.prove priority
+        inv dev.prove --list queue_tasks
     """
-    if _call("tests.support.proofs", *(texts or ())):
+    if _call("tests.support.proofs", *(["--list"] if list else []), *texts):
         raise RoomfulError("a test did not notice, or there is no such proof")
 
 

@@ -128,13 +128,13 @@ def test_python_tasks_run_scripts_and_functions(room: Room) -> None:
     work = room.folder / "work-one"
     (work / "script.py").write_text("import sys; print(sys.argv[1:])\n")
     (work / "module.py").write_text(
-        "import sys\ndef add(a, b=2): return {'sum': a + b}\n"
+        "import sys\ndef add(a, b=2): return {'sum': a + 10 * b}\n"
         "def nothing(): print('called')\ndef interpreter(): return sys.executable\n"
     )
     commands = [
         "script.py 'one word' two",
-        'module:add {"a": 40}',
-        "module:add [1, 1]",
+        'module:add {"b": 4, "a": 2}',
+        "module:add [1, 3]",
         "module:nothing",
         "module:interpreter",
         "module:gone",
@@ -142,7 +142,7 @@ def test_python_tasks_run_scripts_and_functions(room: Room) -> None:
     records = room.run(*commands, kind="python")
     outputs = [room.queue.output(record.id).head for record in records]
     own = json.dumps(sys.executable).encode() + b"\n"
-    assert outputs == [b"['one word', 'two']\n", b'{"sum": 42}\n', b'{"sum": 2}\n', b"called\n", own, b""]
+    assert outputs == [b"['one word', 'two']\n", b'{"sum": 42}\n', b'{"sum": 31}\n', b"called\n", own, b""]
     assert [record.state for record in records] == ["done"] * 5 + ["failed"]
     (bad,) = room.run("module:add {not json", kind="python")
     assert "not JSON" in bad.detail

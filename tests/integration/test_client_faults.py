@@ -242,9 +242,10 @@ def test_settings_of_the_project_reach_agents(project: Project) -> None:
     directory = project.settings.server_directory
     changes = {"server_directory": directory, "heartbeat_seconds": 0.5, "cut_off_grace_seconds": 77.0}
     tuned = Project(project.room, project.settings.root, **changes)
-    tuned.inv("start-clients", "--hosts", "lab01", "--nice", "3")
+    polite = ("--nice", "3", "--max-load", "90", "--while-idle", "off")
+    tuned.inv("start-clients", "--hosts", "lab01", *polite)
     with open_queue(project.settings) as queue:
-        assert queue.settings() == {"nice@lab01": "3"}
+        assert queue.settings() == {"max_load@lab01": "90", "nice@lab01": "3", "while_idle@lab01": "0"}
         report = queue.submit([TaskSpec(command="nice")])
         assert queue.wait(report.ids, timeout=20)
         assert queue.output(report.ids[0]).head == b"3\n"

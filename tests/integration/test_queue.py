@@ -76,7 +76,7 @@ def test_a_claim_takes_what_fits_the_room_that_is_free(queue: Queue) -> None:
 
 def test_tasks_taken_ahead_need_only_fit_the_host_as_a_whole(queue: Queue) -> None:
     add(queue, "more CPUs than it has", cpus=5)
-    add(queue, "more memory than it has", memory_bytes=5 << 30)
+    add(queue, "more memory than it has", memory_bytes=5 << 30, cpus=4)
     ids = add(queue, "a", "b", "c", "d", cpus=4)
     agent = Scripted(queue, "h", cpus=4, memory_mib=4096)
     assert [task_id for task_id, _ in agent.claim(4, ahead=2)] == ids[:3]

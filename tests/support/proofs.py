@@ -8,8 +8,8 @@ A proof is a ``[[proof]]`` of ``tests/proofs/*.toml``::
     replace = '''...'''                                        # ... stands there exactly once
     with = '''...'''
 
-``python -m tests.support.proofs [TEXT...]`` (``inv dev.prove``) carries out those that contain the texts, each in
-a copy of the checkout.
+``python -m tests.support.proofs [--list] [TEXT...]`` (``inv dev.prove``) carries out those that contain the texts,
+each in a copy of the checkout, after it has seen that their tests pass in a copy where nothing is broken.
 """
 
 from __future__ import annotations
@@ -96,40 +96,68 @@ def copied() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How tests ended: names of those that passed (or were skipped), that failed, and that could not even run."""
+
+    passed: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
+    #: Why nothing is known of them.
+    trouble: str = ""
+
+
+def run(checkout: Path, tests: Sequence[str], longest: float = LONGEST) -> Seen:
+    """Run tests in a copy."""
+    python, report = checkout / ".venv" / "bin" / "python", checkout / "seen.xml"
+    argv = [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", f"--junitxml={report}", *tests]
+    environment = {**os.environ, "PATH": f"{python.parent}:{os.environ.get('PATH', os.defpath)}"}
+    try:
+        done = subprocess.run(
+            argv, cwd=checkout, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+            timeout=longest, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return Seen(trouble=f"no end within {longest:g} s")
+    if not report.exists() or done.returncode not in (0, 1):
+        return Seen(trouble=f"pytest ended with {done.returncode}: {done.stdout[-300:]}{done.stderr[-300:]}")
+    found: dict[str, list[str]] = {"passed": [], "failed": [], "error": []}
+    for case in ElementTree.parse(report).iter("testcase"):
+        name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
+        how = next((kind for kind in ("error", "failure") if case.find(kind) is not None), "passed")
+        found["failed" if how == "failure" else how].append(name)
+    return Seen(*(tuple(found[kind]) for kind in ("passed", "failed", "error")))
+
+
 def verdict(proof: Proof) -> str:
     """Break it in a copy, run its tests there, and return ``held`` if each of them failed, else what happened."""
     with copied() as checkout:
         proof.apply(checkout)
-        python, seen = checkout / ".venv" / "bin" / "python", checkout / "seen.xml"
-        argv = [python, "-m", "pytest", "-q", "-n0", "-p", "no:cacheprovider", f"--junitxml={seen}", *proof.tests]
-        environment = {**os.environ, "PATH": f"{python.parent}:{os.environ.get('PATH', os.defpath)}"}
-        try:
-            done = subprocess.run(
-                argv, cwd=checkout, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                timeout=LONGEST, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"no end within {LONGEST} s"
-        if not seen.exists():
-            return f"pytest ended with {done.returncode}: {done.stdout[-300:]}{done.stderr[-300:]}"
-        return _read(seen, done.returncode)
+        seen = run(checkout, proof.tests)
+    if seen.trouble or seen.broken:
+        return seen.trouble or f"could not run: {', '.join(seen.broken)}"
+    return f"NOT NOTICED by {', '.join(seen.passed)}" if seen.passed or not seen.failed else "held"
 
 
-def _read(seen: Path, code: int) -> str:
-    """Return ``held`` if every test case failed, else which did not."""
-    cases = list(ElementTree.parse(seen).iter("testcase"))
-    broken = [case.get("name", "?") for case in cases if case.find("error") is not None]
-    passed = [case.get("name", "?") for case in cases if len(case.findall("failure")) == 0]
-    if code not in (0, 1) or not cases:
-        return f"pytest ended with {code}"
-    if broken:
-        return f"could not run: {', '.join(broken)}"
-    return f"NOT NOTICED by {', '.join(passed)}" if passed else "held"
+def unfit(proofs: Sequence[Proof]) -> str:
+    """Run all tests of the proofs where nothing is broken; say which of them fail even so, and prove nothing."""
+    tests = sorted({test for proof in proofs for test in proof.tests})
+    with copied() as checkout:
+        seen = run(checkout, tests, LONGEST + 30 * len(tests))
+    return seen.trouble or ", ".join((*seen.failed, *seen.broken))
 
 
-def main(texts: Sequence[str]) -> int:
-    """Carry out the proofs that contain ``texts``; returns 1 if a test did not notice."""
+def main(words: Sequence[str]) -> int:
+    """Carry out the proofs that contain ``words``, or list them; returns 1 if a test did not notice."""
+    listing, texts = "--list" in words, [word for word in words if word != "--list"]
     proofs = [proof for proof in load() if proof.matches(texts)]
+    if listing:
+        rows = [(proof.area, proof.says, "\n".join(proof.tests)) for proof in proofs]
+        print(tabulate(rows, ("area", "sentence", "its tests"), maxcolwidths=[None, 60, None]))  # noqa: T201
+        return int(not rows)
+    if proofs and (failing := unfit(proofs)):
+        print(f"nothing is broken, and these fail: {failing}", file=sys.stderr)  # noqa: T201
+        return 1
     rows = []
     for number, proof in enumerate(proofs, 1):
         begin = time.monotonic()

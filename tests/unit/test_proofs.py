@@ -18,7 +18,7 @@ def names_in(path: Path) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
 
 
-@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: f"{proof.area}: {proof.says}"[:70])
+@pytest.mark.parametrize("proof", PROOFS, ids=lambda proof: f"{proof.area}: {proof.says}")
 def test_a_proof_breaks_something_that_is_there(proof: Proof) -> None:
     assert (CHECKOUT / proof.file).read_text().count(proof.replace) == 1
     assert proof.by != proof.replace
