@@ -94,8 +94,12 @@ class QueueReader(QueueConnection):
                     continue
                 if host is not None and record.host != host:
                     continue
-                text = "\n".join((record.spec.command, record.spec.name, *record.spec.tags))
-                if (wanted and not wanted.search(text)) or (unwanted and unwanted.search(text)):
+                spec = record.spec
+                # Each by itself, so that ^ and $ are its ends; a name that is not there matches nothing.
+                texts = [spec.command, *filter(None, (spec.name, *spec.tags))]
+                if wanted and not any(map(wanted.search, texts)):
+                    continue
+                if unwanted and any(map(unwanted.search, texts)):
                     continue
                 yield record
                 left = None if left is None else left - 1

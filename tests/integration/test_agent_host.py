@@ -64,12 +64,13 @@ def test_the_newest_task_goes_back_when_memory_runs_out_and_the_oldest_ends(own:
     go = own.folder / "go"
     (old,) = own.submit(f"{EAT} 150 {go}")
     wait_until(lambda: own.client("one").memory_free_bytes < 240 * MIB, PATIENCE, lambda: own.client("one"))
-    (new,) = own.submit(f"{EAT} 300 {own.folder}/never")
+    (new,) = own.submit(f"{EAT} 300 {own.folder}/never & wait")
     record = wait_until(lambda: (found := own.queue.task(new)) and found.tries and found, PATIENCE, own.log)
     assert [entry.reason for entry in record.tries][:1] == ["evicted"]
     said = re.fullmatch(r"it had (\d+) MiB, and (\d+) of 400 MiB were free", record.tries[0].detail)
     assert said, record.tries[0].detail
     assert 10 < int(said[2]) < 40, "below what was set, and above what is the default"
+    assert int(said[1]) > 100, "all its processes count"
     assert own.queue.task(old).state == "running"  # type: ignore[union-attr]
     go.touch()
     assert own.queue.wait([old], timeout=PATIENCE)

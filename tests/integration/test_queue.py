@@ -47,6 +47,7 @@ def test_duplicates_are_skipped_while_their_like_is_queued_running_or_done(queue
     again = [TaskSpec(command="a", priority=5), TaskSpec(command="b"), TaskSpec(command="c"), TaskSpec(command="c")]
     report = queue.submit(again)
     assert (report.added, report.skipped) == (2, 2), "a is done and c came twice; b has failed, so it may come again"
+    assert [queue.task(task_id).spec.command for task_id in report.ids] == ["b", "c"]  # type: ignore[union-attr]
     assert queue.submit([TaskSpec(command="a")], allow_duplicates=True).added == 1
     assert queue.submit([TaskSpec(command="a", cwd="elsewhere")]).added == 1, "other parameters are another task"
 

@@ -34,17 +34,18 @@ def test_many_cancelled_tasks_do_not_hold_up_a_claim(queue: Queue) -> None:
 
 
 def test_retry_starts_anew_but_keeps_number_and_history(queue: Queue) -> None:
-    add(queue, "a")
+    add(queue, "a", retries=1)
     agent = Scripted(queue, "h")
-    agent.claim()
-    agent.finish(1, 1, exit_code=9)
+    for attempt in (1, 2):
+        assert agent.claim() == [(1, attempt)]
+        agent.finish(1, attempt, exit_code=9)
     assert queue.retry() == 1
     Scripted(queue, "other")
-    assert agent.claim() == [(1, 2)], "on the same host, though there is another one: it starts anew"
-    agent.finish(1, 2)
+    assert agent.claim() == [(1, 3)], "on the same host, though there is another one: it starts anew"
+    agent.finish(1, 3)
     record = queue.task(1)
     assert record
-    assert [(entry.attempt, entry.reason) for entry in record.tries] == [(1, "exit 9")]
+    assert [(entry.attempt, entry.reason) for entry in record.tries] == [(1, "exit 9"), (2, "exit 9")]
     assert queue.retry([1]) == 0, "what is done stays done"
 
 
@@ -137,6 +138,10 @@ def test_tasks_are_found_by_state_text_and_host(queue: Queue) -> None:
     assert [record.id for record in queue.tasks("done")] == [1]
     assert [record.id for record in queue.tasks("running", host="h")] == [2]
     assert [record.id for record in queue.tasks(match="alpha|blue")] == [1, 4]
+    assert [record.id for record in queue.tasks(match="^blue$")] == [4]
+    assert [record.id for record in queue.tasks(match="^named")] == [4]
+    assert [record.id for record in queue.tasks(match="^delta$")] == [4], "the command alone, not with its name"
+    assert [record.id for record in queue.tasks(exclude="^blue$|^$|^beta$")] == [1, 3]
     assert [record.id for record in queue.tasks(match="a$", exclude="^(alpha|delta)")] == [2, 3]
     assert [record.id for record in queue.tasks(limit=2)] == [1, 2]
     with pytest.raises(InputError, match="bad pattern"):

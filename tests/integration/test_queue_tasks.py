@@ -211,7 +211,8 @@ def test_tasks_are_listed_and_filtered(project: Project) -> None:
     assert rows[1][5] == "exit 3"
     assert "\x1b" not in project.ok("tasks")
     assert [row[0] for row in project.table("tasks", "--state=failed")] == [str(ids[1])]
-    assert [row[0] for row in project.table("tasks", "--match=^(echo|exit)", "--exclude-match=3")] == [str(ids[0])]
+    assert [row[0] for row in project.table("tasks", "--match=^(echo|exit)", "--exclude-match=t 3")] == [str(ids[0])]
+    assert [row[0] for row in project.table("tasks", "all", "--state=failed")] == [str(ids[1])]
     assert project.table("tasks", "--host=nobody") == []
     assert len(project.table("tasks", "--host=one")) == 3
     assert [row[0] for row in project.table("tasks", f"{ids[1]},last")] == [str(ids[1]), str(ids[2])]
