@@ -24,7 +24,7 @@ import tomllib
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tabulate import tabulate
@@ -33,6 +33,8 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 FOLDER = CHECKOUT / "tests" / "proofs"
 #: The tests of one proof, in seconds; a test has a deadline of its own, too.
 LONGEST = 300
+#: Characters of what a failure says that are shown.
+REASON_WIDTH = 150
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,8 @@ class Seen:
     broken: tuple[str, ...] = ()
     #: Why nothing is known of them.
     trouble: str = ""
+    #: What each failure said, in a line.
+    reasons: tuple[str, ...] = field(default=(), compare=False)
 
 
 def run(checkout: Path, tests: Sequence[str], longest: float = LONGEST) -> Seen:
@@ -122,18 +126,26 @@ def run(checkout: Path, tests: Sequence[str], longest: float = LONGEST) -> Seen:
     if not report.exists() or done.returncode not in (0, 1):
         return Seen(trouble=f"pytest ended with {done.returncode}: {done.stdout[-300:]}{done.stderr[-300:]}")
     found: dict[str, list[str]] = {"passed": [], "failed": [], "error": []}
+    reasons = []
     for case in ElementTree.parse(report).iter("testcase"):
         name = f"{case.get('classname', '').replace('.', '/')}.py::{case.get('name')}"
         how = next((kind for kind in ("error", "failure") if case.find(kind) is not None), "passed")
         found["failed" if how == "failure" else how].append(name)
-    return Seen(*(tuple(found[kind]) for kind in ("passed", "failed", "error")))
+        for failure in case.iterfind("failure"):
+            said = " ".join(failure.get("message", "").split())
+            reasons.append(f"{name.partition('::')[2]}: {said[:REASON_WIDTH]}")
+    return Seen(*(tuple(found[kind]) for kind in ("passed", "failed", "error")), reasons=tuple(reasons))
 
 
-def verdict(proof: Proof) -> str:
-    """Break it in a copy, run its tests there, and return ``held`` if each of them failed, else what happened."""
+def broken(proof: Proof) -> Seen:
+    """Break it in a copy, and run its tests there."""
     with copied() as checkout:
         proof.apply(checkout)
-        seen = run(checkout, proof.tests)
+        return run(checkout, proof.tests)
+
+
+def verdict(seen: Seen) -> str:
+    """Return ``held`` if each of a proof's tests failed, else what happened."""
     if seen.trouble or seen.broken:
         return seen.trouble or f"could not run: {', '.join(seen.broken)}"
     return f"NOT NOTICED by {', '.join(seen.passed)}" if seen.passed or not seen.failed else "held"
@@ -161,10 +173,11 @@ def main(words: Sequence[str]) -> int:
     rows = []
     for number, proof in enumerate(proofs, 1):
         begin = time.monotonic()
-        said = verdict(proof)
+        said = verdict(seen := broken(proof))
         rows.append((proof.area, proof.says, said))
         line = f"[{number}/{len(proofs)}] {said} ({time.monotonic() - begin:.0f} s): {proof.says}"
-        print(line, file=sys.stderr, flush=True)  # noqa: T201
+        # Whether they fail for the right reason, a reader must judge.
+        print("\n    ".join((line, *seen.reasons)), file=sys.stderr, flush=True)  # noqa: T201
     failed = sum(said != "held" for *_, said in rows)
     print(tabulate(rows, ("area", "sentence", "its tests"), maxcolwidths=[None, 70, 60]))  # noqa: T201
     print(f"{len(rows) - failed} of {len(rows)} held")  # noqa: T201

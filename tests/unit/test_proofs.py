@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import proofs
-from tests.support.proofs import CHECKOUT, Proof, load, run, verdict
+from tests.support.proofs import CHECKOUT, Proof, broken, load, run, verdict
 
 PROOFS = load()
 
@@ -69,7 +69,9 @@ def checkout(tmp_path: Path) -> Path:
 def test_what_passes_and_fails_is_told_apart(checkout: Path) -> None:
     (checkout / "number").write_text("2\n")
     name = "test_number.py::test_"
-    assert run(checkout, ["test_number.py"]) == proofs.Seen(
+    seen = run(checkout, ["test_number.py"])
+    assert seen.reasons == ("test_notices: assert 2 == 1",)
+    assert seen == proofs.Seen(
         passed=(f"{name}does_not", f"{name}skips"), failed=(f"{name}notices",), broken=(f"{name}cannot",)
     )
     assert run(checkout, ["test_number.py::test_nothing"]).trouble.startswith("pytest ended with 4")
@@ -94,4 +96,4 @@ def test_a_proof_holds_only_if_every_test_fails(
 
     monkeypatch.setattr(proofs, "copied", copied)
     names = tuple(f"test_number.py::test_{name}" for name in tests)
-    assert verdict(Proof("area", "the number is 1", names, "number", "1", "2")) == said
+    assert verdict(broken(Proof("area", "the number is 1", names, "number", "1", "2"))) == said
