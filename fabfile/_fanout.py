@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import difflib
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from invoke import Context, Exit
 
 from roomful.errors import InputError, RoomfulError
-from roomful.hosts import Host, known_lists, resolve
+from roomful.hosts import Host, known_lists, read_host_list, resolve
 from roomful.outcome import Outcome, Outcomes, allowed_failures
 from roomful.settings import Settings
 
@@ -88,9 +91,19 @@ def explain_names(outcomes: Outcomes[Any]) -> None:
     given = str(current_call().given.get("hosts", "")).split(",")
     unknown = [outcome.host.name for outcome in outcomes if outcome.reason == "dns" and outcome.host.name in given]
     lists = known_lists(Settings()) if unknown else {}
-    if lists:
-        said = f"no host list has that name either: {', '.join(unknown)}; the lists are: {', '.join(lists)}"
-        print(said, file=sys.stderr)
+    if not lists:
+        return
+    said = f"no host list has that name either: {', '.join(unknown)}; the lists are: {', '.join(lists)}"
+    listed = {host.name for path in lists.values() for host in _hosts_of(path)}
+    near = [name for word in unknown for name in difflib.get_close_matches(word, listed, n=1)]
+    meant = f"; did you mean {', '.join(near)}?" if near else ""
+    print(f"{said}{meant}", file=sys.stderr)
+
+
+def _hosts_of(path: Path) -> tuple[Host, ...]:
+    with contextlib.suppress(RoomfulError):
+        return read_host_list(path).hosts
+    return ()
 
 
 def learn(settings: Settings, source: str, outcomes: Sequence[Outcome[Any]], facts: Columns | None = None) -> None:

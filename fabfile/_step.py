@@ -55,7 +55,8 @@ class Call:
             flag = f"--{key.strip('_').replace('_', '-')}"
             if key == self.extra or value is False or value is None or value in ("", []):
                 continue
-            words.append(flag if value is True else f"{flag}={value}")
+            shown = f"{value:g}" if isinstance(value, float) else value
+            words.append(flag if value is True else f"{flag}={shown}")
         # Invoke leaves what follows "--" to the task.
         rest = sys.argv[sys.argv.index("--") :] if "--" in sys.argv else []
         return shlex.join([*words, *rest])
@@ -82,14 +83,22 @@ class StepTask(Task):  # type: ignore[type-arg]
         return arguments
 
 
+#: Tasks whose command stands after "--".
+_with_command: set[str] = set()
+
+
 def step(
-    *, extra: str | None = None, help: dict[str, str] | None = None, name: str | None = None
+    *,
+    extra: str | None = None,
+    help: dict[str, str] | None = None,
+    name: str | None = None,
+    command: bool = False,
 ) -> Callable[[Callable[..., Any]], StepTask]:
     """Make an Invoke task of a function whose errors end in one line and an exit code.
 
     ``extra`` names the argument that takes words without a flag: one word if its default is text, any number of
     them if it is a list (write ``paths: list[str]`` without default). A task with ``hosts`` gets ``--gateway`` too,
-    which ends up in its settings.
+    which ends up in its settings. ``command`` says that a command stands after "--", for people who leave that out.
     """
 
     def decorate(function: Callable[..., Any]) -> StepTask:
@@ -104,6 +113,8 @@ def step(
         shared = {key: text for key, text in SHARED_HELP.items() if key in parameters}
         several = extra is not None and parameters[extra].default is inspect.Parameter.empty
         task_name = (name or function.__name__).replace("_", "-")
+        if command:
+            _with_command.add(task_name)
 
         @functools.wraps(function)
         def guarded(c: Context, *args: Any, **kwargs: Any) -> Any:
@@ -210,6 +221,8 @@ def _misread(parser: Parser, error: ParseError) -> str:
     flag = word.startswith("-")
     if flag and not task:
         return f"inv itself has no flag {word!r}; flags of a task come after its name; {see}"
+    if not flag and task in _with_command:
+        return f"there is no task {word!r}; a command stands after --: inv {task} ... -- {shlex.quote(word)}; {see}"
     near = difflib.get_close_matches(word, context.flags if flag else parser.contexts, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     what = f"inv {task} has no flag" if flag else "there is no task"

@@ -102,11 +102,15 @@ def trust(
     agreed = bool(new) and (yes or _agreed(f"remember {len(new)} new {'key' if len(new) == 1 else 'keys'}?"))
     added = remember(new) if agreed else 0
     if added:
-        print(f"remembered {added} keys in {', '.join(sorted({str(one.files[0]) for one in new}))}", file=sys.stderr)
+        where = ", ".join(sorted({str(one.files[0]) for one in new}))
+        print(f"remembered {added} {'key' if added == 1 else 'keys'} in {where}", file=sys.stderr)
+    elif new and not agreed:
+        # Who answered no knows how to say yes.
+        print(f"nothing was remembered{'' if sys.stdin.isatty() else '; to do so: add --yes'}", file=sys.stderr)
     summary = {"new": len(new), "remembered": added}
     finish(outcomes, json=json, max_failed=max_failed, columns=_fingerprint, summary=summary, quiet=not json)
     if new and not agreed:
-        raise Exit("inv trust: nothing was remembered; to do so: add --yes", code=1)
+        raise Exit(code=1)
 
 
 def _fingerprint(outcome: Outcome[Offer]) -> dict[str, Any]:
@@ -123,7 +127,11 @@ def _agreed(question: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-@step(extra="host", help={"host": "the host, written as for --hosts", "gateway": "reach it through this host"})
+@step(
+    extra="host",
+    command=True,
+    help={"host": "the host, written as for --hosts", "gateway": "reach it through this host"},
+)
 def shell(c: Context, host: str = "", gateway: str = "", accept_new_host_keys: bool = False) -> None:
     """Hosts: log in on one, in this terminal; or run there what stands after "--".
 

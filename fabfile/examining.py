@@ -143,7 +143,7 @@ def rank(
             return {"weight": "", "round": "", "CPU share": ""}
         return {"weight": f"{weight:g}", "round": f"{speed.seconds * 1000:.0f} ms", "CPU share": f"{speed.share:.0%}"}
 
-    finish(outcomes, json=json, max_failed=max_failed, columns=columns, again={"output": "", "top": 0})
+    finish(outcomes, json=json, max_failed=max_failed, columns=columns, again={"output": "", "top": None})
 
 
 def _speed(outcome: Outcome[Speed]) -> Mapping[str, Any]:

@@ -34,7 +34,7 @@ OUTPUT_HELP = {
 }
 
 
-@step(help=OUTPUT_HELP)
+@step(help=OUTPUT_HELP, command=True)
 def run(
     c: Context,
     hosts: str = "",
@@ -62,10 +62,11 @@ def run(
     """
     from roomful.run import Job
 
+    style = Style(gather=gather, diff=diff, outdir=outdir, json=json, max_failed=max_failed)
+    _check(timeout, connect_timeout, retry)
     job = Job.of_command(words_after_dashes(), _input(stdin))
     changes = {"connect_timeout_seconds": connect_timeout, "accept_new_host_keys": accept_new_host_keys}
     settings, chosen = begin(c, hosts, exclude, max_failed, **changes)
-    style = Style(gather=gather, diff=diff, outdir=outdir, json=json, max_failed=max_failed)
     style.run(chosen, job, settings, timeout=timeout or None, retries=retry)
 
 
@@ -110,17 +111,28 @@ def script(
         raise InputError("no script given", fix="such as: inv script setup.sh --hosts n7")
     if detach and stdin:
         raise InputError("a detached script has no standard input", where="--stdin", fix="leave out one of them")
+    style = Style(gather=gather, diff=diff, outdir=outdir, json=json, max_failed=max_failed)
+    _check(timeout, connect_timeout, retry)
     arguments = [*words[1:], *words_after_dashes()]
     job = Job.of_script(Path(words[0]), arguments, _input(stdin), detach)
     changes = {"connect_timeout_seconds": connect_timeout, "accept_new_host_keys": accept_new_host_keys}
     settings, chosen = begin(c, hosts, exclude, max_failed, **changes)
-    style = Style(gather=gather, diff=diff, outdir=outdir, json=json, max_failed=max_failed)
     style.run(chosen, job, settings, timeout=timeout or None, retries=retry)
 
 
 def words_after_dashes() -> list[str]:
     """Return the words after ``--``; Invoke itself hands them over only as one joined string."""
     return sys.argv[sys.argv.index("--") + 1 :] if "--" in sys.argv else []
+
+
+def _check(timeout: float, connect_timeout: float, retry: int) -> None:
+    """Raise InputError for numbers that make no sense."""
+    # 0 is what Invoke hands over where nothing was given: then the setting counts.
+    for flag, value in (("--timeout", timeout), ("--connect-timeout", connect_timeout)):
+        if not 0 <= value < float("inf"):
+            raise InputError(f"bad time {value:g}", where=flag, fix="write seconds above 0")
+    if retry < 0:
+        raise InputError(f"bad number {retry}", where="--retry", fix="write how many times to try again")
 
 
 def _input(path: str) -> bytes:
@@ -143,10 +155,19 @@ class Style:
     json: bool
     max_failed: str
 
+    def __post_init__(self) -> None:
+        """Raise InputError for two ways to show the same."""
+        chosen = [f"--{name}" for name in ("gather", "diff", "json") if getattr(self, name)]
+        if len(chosen) > 1:
+            raise InputError(f"{' and '.join(chosen)} exclude each other", fix="leave out one of them")
+
     def run(self, hosts: Sequence[Host], job: Job, settings: Settings, timeout: float | None, retries: int) -> None:
         """Run the job, print, and end with the exit code that the outcomes ask for."""
         from roomful import progress, run
 
+        if self.outdir:
+            # Before anything runs: what it says could not be kept.
+            run.make_folder(Path(self.outdir))
         live = not (self.gather or self.diff or self.json)
         mergers = {host: LineMerger(host) for host in hosts}
 

@@ -23,21 +23,26 @@ def check_access(
 ) -> Outcomes[None]:
     """Log in to every host with a key, once, and run ``true`` there; never asks for a password or anything else."""
     # Imported here: fabric and paramiko cost 200 ms, and the rest of this module does not need them.
-    from roomful.outcome import HostFailure
     from roomful.ssh import fan_out
 
-    def work(connection: HostConnection) -> None:
-        # A login shell that waits for a dead file server must not hold this for as long as a real command may take.
-        try:
-            connection.execute(["true"], timeout=settings.login_timeout_seconds)
-        except HostFailure as failure:
-            if failure.reason != "command-timeout":
-                raise
-            limit = f"{settings.login_timeout_seconds:g} s"
-            why = f"logged in, but no command ran within {limit}: the home, or a start file of the shell, hangs"
-            raise HostFailure(failure.reason, why) from failure
+    return fan_out(hosts, check_shell, settings, on_outcome)
 
-    return fan_out(hosts, work, settings, on_outcome)
+
+def check_shell(connection: HostConnection) -> None:
+    """Run ``true`` there; raises HostFailure.
+
+    A login shell that waits for a dead file server must not hold a step for as long as a real command may take.
+    """
+    from roomful.outcome import HostFailure
+
+    seconds = connection.settings.login_timeout_seconds
+    try:
+        connection.execute(["true"], timeout=seconds)
+    except HostFailure as failure:
+        if failure.reason != "command-timeout":
+            raise
+        why = f"logged in, but no command ran within {seconds:g} s: the home, or a start file of the shell, hangs"
+        raise HostFailure(failure.reason, why) from failure
 
 
 def check_output(output: str, spec: str, settings: Settings, hosts: Iterable[Host]) -> Path:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from roomful.access import check_shell
 from roomful.endpoint import endpoint_of
 from roomful.errors import InputError, MissingProgram, RoomfulError
 from roomful.hosts import Host
@@ -38,7 +39,8 @@ if grep -v '^[[:space:]]*#' .ssh/authorized_keys | grep -qF -- "$1"; then
   echo present; s=0
 else
   [ -z "$(tail -c 1 .ssh/authorized_keys)" ] || echo >>.ssh/authorized_keys
-  printf '%s %s\\n' "$1" "$2" >>.ssh/authorized_keys && echo added; s=$?
+  # Through cat, which says why it cannot write; dash calls everything an I/O error.
+  printf '%s %s\\n' "$1" "$2" | cat >>.ssh/authorized_keys && echo added; s=$?
 fi
 rmdir .ssh/.roomful.lock
 [ "$s" != 0 ] || ! command -v restorecon >/dev/null || restorecon .ssh .ssh/authorized_keys 2>/dev/null
@@ -83,6 +85,7 @@ def authorize(
         return Authorization(first, made)
 
     def install(connection: HostConnection) -> Result:
+        check_shell(connection)
         script = _INSTALL.encode()
         argv = ["sh", "-s", "--", keys[connection.entry], "roomful"]
         result = connection.execute(argv, stdin=script, timeout=settings.login_timeout_seconds).text

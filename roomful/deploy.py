@@ -105,9 +105,14 @@ def deploy(
             relayed = spread(hosts, settings, where, reading.manifest(), run.controller, deployment.relay)
             if relayed.note and on_note:
                 on_note(relayed.note)
+        if on_outcome:
+            for given_up in relayed.given_up.values():
+                on_outcome(given_up)
         labels = [host.label for host in hosts]
         session = _Session(settings, deployment, dest, rsync, run, reading, labels, relayed.token)
-        outcomes = fan_out(hosts, lambda c: session.deploy_to(c, indices[c.entry]), settings, on_outcome)
+        left = [host for host in hosts if host not in relayed.given_up]
+        done = fan_out(left, lambda c: session.deploy_to(c, indices[c.entry]), settings, on_outcome)
+        outcomes = Outcomes({o.host: o for o in (*done, *relayed.given_up.values())}[host] for host in hosts)
     if reading.error:
         raise reading.error
     return outcomes

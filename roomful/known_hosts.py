@@ -47,7 +47,8 @@ class PresentedKey:
     def warning(self) -> str:
         """What to say of a key that is refused."""
         instead = f", known by {self.instead_of}" if self.instead_of else ""
-        return f"{self.verdict.value} key {self.shown}{instead} (known_hosts: {self.where}); nothing was sent"
+        # Where it stands comes first: a table cuts what is long.
+        return f"{self.verdict.value} key ({self.where}): {self.shown}{instead}; nothing was sent"
 
     @property
     def fingerprint(self) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
 #: Called with what is done so far, the total, and a short note.
 Report = Callable[[float, float, str], None]
+
+#: A bar appears after this time: what is over at once, or refused at once, needs none.
+DELAY_SECONDS = 0.25
 
 
 @contextlib.contextmanager
@@ -38,13 +42,21 @@ def bar(description: str, total: float, unit: str = "") -> Iterator[Report]:
         TextColumn(unit),
     ]
     columns += [TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False)]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(description, total=total, note="")
+    progress = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = progress.add_task(description, total=total, note="")
 
-        def report(done: float, total: float, note: str) -> None:
-            progress.update(task, completed=done, total=total, note=note)
+    def report(done: float, total: float, note: str) -> None:
+        progress.update(task, completed=done, total=total, note=note)
 
+    starting = threading.Timer(DELAY_SECONDS, progress.start)
+    starting.daemon = True
+    starting.start()
+    try:
         yield report
+    finally:
+        starting.cancel()
+        starting.join()
+        progress.stop()
 
 
 def _nothing(done: float, total: float, note: str) -> None:

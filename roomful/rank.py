@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
+from roomful.access import check_shell
 from roomful.hosts import Host
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.settings import Settings
@@ -52,6 +53,7 @@ def measure(
     """Run the benchmark on every host at the same time."""
 
     def work(connection: HostConnection) -> Speed:
+        check_shell(connection)
         done = connection.python(benchmark_source(), str(ROUNDS), timeout=BENCHMARK_SECONDS)
         try:
             rounds = json.loads(done.stdout.rpartition(b"roomful-benchmark ")[2])

@@ -28,7 +28,7 @@ from roomful.hosts import Host
 from roomful.login_shell import command_line
 from roomful.manifest import Manifest
 from roomful.openssh import KEX_ALGORITHMS, ssh_argv
-from roomful.outcome import HostFailure
+from roomful.outcome import HostFailure, Outcome
 from roomful.settings import Settings
 from roomful.sharing import disks
 from roomful.workdir.relay import SILENCE_SECONDS
@@ -57,6 +57,8 @@ class Relayed:
     note: str = ""
     #: Labels of the hosts that have the whole payload.
     served: list[str] = field(default_factory=list)
+    #: Hosts that have cost a deadline already: none of them is to cost another one.
+    given_up: dict[Host, Outcome[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def spread(
 ) -> Relayed:
     """Bring to the hosts what they lack, from one to the next, where that pays (``auto``) or is wished.
 
-    ``request`` holds the workdir, dest and key. A host that cannot be reached is left to the deployment.
+    ``request`` holds the workdir, dest and key. A host where this fails is left to the deployment, unless it could
+    not be reached or did not answer in time.
     """
     relayed = Relayed(secrets.token_hex(8))
     if mode == "off" or (mode == "auto" and (len(hosts) <= AUTO_HOSTS or manifest.size <= AUTO_BYTES)):
@@ -103,7 +106,9 @@ def spread(
             # A host that does not answer holds the others up for so long.
             waits = settings.connect_timeout_seconds + settings.login_timeout_seconds
             base["door_seconds"] = waits + DOOR_SECONDS
-        return _look(some, settings, base, manifest, seed)
+        stops, given_up = _look(some, settings, base, manifest, seed)
+        relayed.given_up.update(given_up)
+        return stops
 
     stops = look({host: index for index, host in enumerate(hosts)})
     wanted = sorted(set().union(*(stop.lacks for stop in stops)))
@@ -164,8 +169,8 @@ def _framed(request: dict[str, Any]) -> bytes:
 
 def _look(
     indices: Mapping[Host, int], settings: Settings, base: dict[str, Any], manifest: Manifest, seed: str
-) -> list[_Stop]:
-    """Ask hosts what they lack; of those that share a disk only one is on the way."""
+) -> tuple[list[_Stop], dict[Host, Outcome[Any]]]:
+    """Ask hosts what they lack; of those that share a disk only one is on the way. Tells who does not answer, too."""
     from roomful.ssh import fan_out
 
     items = [item.to_wire() for item in manifest.items]
@@ -195,7 +200,8 @@ def _look(
     outcomes = fan_out(list(indices), work, settings)
     first = disks(seen)
     found = [outcome.value for outcome in outcomes.ok if outcome.value]
-    return [stop for stop in found if stop.lacks and first[stop.index] == stop.index]
+    given_up = {o.host: o for o in outcomes if o.status == "unreachable" or o.reason == "command-timeout"}
+    return [stop for stop in found if stop.lacks and first[stop.index] == stop.index], given_up
 
 
 def _hop_argv(user: str, address: str, port: int) -> list[str]:

@@ -85,7 +85,7 @@ def recap(outcomes: Outcomes[Any], again: str = "", detailed: bool = False) -> l
             for outcome in outcomes.not_ok:
                 detail = f": {printable(_cut(outcome.detail))}" if outcome.detail else ""
                 lines.append(f"  {outcome.host.label}: {outcome.status}, {outcome.reason}{detail}")
-        reasons = ", ".join(f"{reason} {count}" for reason, count in outcomes.reasons().most_common())
+        reasons = ", ".join(f"{count} {reason}" for reason, count in outcomes.reasons().most_common())
         lines.append(f"reasons: {reasons}")
         if again:
             lines.append(f"again on these: {again}")

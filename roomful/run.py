@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from roomful.errors import InputError
+from roomful.errors import InputError, RoomfulError
 from roomful.head_start import HeadStart
 from roomful.hosts import Host
 from roomful.outcome import Outcome, Outcomes
@@ -190,13 +191,32 @@ def run(
     return Outcomes(last[host] for host in hosts)
 
 
+def make_folder(folder: Path) -> None:
+    """Make the folder for outputs; raises InputError where it cannot be written to."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = "it is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        raise InputError("cannot write into this folder", where=str(folder), why=why) from error
+
+
 def write_outputs(outcomes: Outcomes[Ran], folder: Path) -> int:
-    """Write each host's output to ``folder/HOST.out`` and ``.err``; returns how many hosts were written."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write each host's output to ``folder/HOST.out`` and ``.err``; returns how many hosts were written.
+
+    Raises RoomfulError where that fails, as on a full disk.
+    """
     written = 0
     for outcome in outcomes:
         if outcome.value is not None:
-            (folder / f"{outcome.host.key}.out").write_bytes(outcome.value.stdout)
-            (folder / f"{outcome.host.key}.err").write_bytes(outcome.value.stderr)
+            said = {"out": outcome.value.stdout, "err": outcome.value.stderr}
+            for ending, data in said.items():
+                path = folder / f"{outcome.host.key}.{ending}"
+                try:
+                    path.write_bytes(data)
+                except OSError as error:
+                    why = error.strerror or str(error)
+                    raise RoomfulError("cannot write this file", where=str(path), why=why) from error
             written += 1
     return written

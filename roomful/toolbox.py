@@ -67,17 +67,18 @@ def push(
     folder stays. Raises RoomfulError with what failed.
     """
     files = files_to_push(checkout or own_checkout(), settings, tasks)
-    archive = pack(files)
     try:
         with connect(host, settings) as connection:
-            directory = _sh(connection, _PREPARE, into).strip()
+            # The last line: a start file of the shell may have had its say before.
+            directory = _sh(connection, _PREPARE, into).strip().rpartition("\n")[2]
             packed = f"{directory}/{MANIFEST}.tar.gz"
-            connection.put_bytes(archive, packed)
+            # Packed only now: it takes a second, and a host that cannot be reached tells at once.
+            connection.put_bytes(pack(files), packed)
             _sh(connection, _UNPACK, directory, packed)
             if on_line:
                 _bootstrap(connection, directory, on_line)
     except HostFailure as failure:
-        raise RoomfulError(failure.detail or failure.reason, where=host.label) from failure
+        raise RoomfulError(str(failure), where=host.label) from failure
     return Pushed(directory, len(files), next_line(host, settings, directory, tasks.name if tasks else ""))
 
 

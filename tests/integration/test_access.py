@@ -64,7 +64,7 @@ class TestAuthorize:
         )
         assert done.stdout.endswith("code 1\nthe rest\n"), done.stderr
         assert "on a terminal only" in done.stderr
-        assert "auth 3" in done.stderr
+        assert "3 auth" in done.stderr
 
     def test_one_password_for_all_and_once_is_enough(self, project: Project, room: Lab) -> None:
         code, screen = project.on_terminal(

@@ -83,7 +83,7 @@ def test_who_passes_and_why_the_others_do_not(inv: Inv) -> None:
     }
     assert (found["lab04"][1], found["127.0.0.1:1"][1]) == ("auth", "refused")
     assert done.stderr == (
-        "5 hosts: 3 ok, 0 failed, 2 unreachable\nreasons: auth 1, refused 1\n"
+        "5 hosts: 3 ok, 0 failed, 2 unreachable\nreasons: 1 auth, 1 refused\n"
         "again on these: inv filter --hosts=lab04,127.0.0.1:1\n"
     )
 

@@ -76,7 +76,7 @@ def test_failures_are_named_and_can_be_tried_again(inv: Inv) -> None:
     assert done.returncode == 1
     assert "lab01: failed, exit 3" in said
     assert "127.0.0.1:1: unreachable, refused: nothing listens on 127.0.0.1:1" in said
-    assert "again on these: inv run --hosts=lab01,lab02,lab03,127.0.0.1:1 --connect-timeout=2.0 -- 'exit 3'" in said
+    assert "again on these: inv run --hosts=lab01,lab02,lab03,127.0.0.1:1 --connect-timeout=2 -- 'exit 3'" in said
     assert inv("run", "--hosts", "lab,127.0.0.1:1", "--max-failed", "25%", "--", "true").returncode == 0
 
 
@@ -233,6 +233,15 @@ class TestScript:
         (["run", "--hosts", "labb", "--", "true"], "did you mean lab?"),
         (["run", "--hosts", "lab", "--stdin", "none", "--", "true"], "none: cannot read"),
         (["run", "--hosts", "lab", "--max-failed", "x", "--", "true"], "--max-failed"),
+        (["run", "--hosts", "lab", "--retry=-1", "--", "true"], "--retry: bad number -1; write how many times"),
+        (["run", "--hosts", "lab", "--timeout=-2", "--", "true"], "--timeout: bad time -2; write seconds above 0"),
+        (["run", "--hosts", "lab", "--timeout=nan", "--", "true"], "--timeout: bad time nan"),
+        (["script", "tasks.py", "--hosts", "lab", "--connect-timeout=-1"], "--connect-timeout: bad time -1"),
+        (["run", "--hosts", "lab", "--gather", "--diff", "--", "true"], "--gather and --diff exclude each other"),
+        (["run", "--hosts", "lab", "--diff", "--json", "--", "true"], "--diff and --json exclude each other"),
+        (["run", "--hosts", "lab", "--outdir", "tasks.py", "--", "true"], "tasks.py: cannot write into this folder"),
+        (["run", "--hosts", "lab", "--outdir", "/proc/x", "--", "true"], "/proc/x: cannot write into this folder"),
+        (["run", "true", "--hosts", "lab"], "a command stands after --: inv run ... -- true"),
         (["script", "--hosts", "lab"], "no script given"),
         (["script", "none.sh", "--hosts", "lab"], "none.sh: cannot read the script"),
     ],
@@ -249,3 +258,11 @@ def test_a_million_lines_come_whole(inv: Inv) -> None:
     done = inv("run", "--hosts", "lab01", "--", "seq 1000000")
     assert done.stdout.count(b"\n") == 1_000_000
     assert done.stdout.endswith(b"lab01: 1000000\n")
+
+
+def test_a_mistyped_host_is_met_with_what_was_perhaps_meant(inv: Inv, project: Path) -> None:
+    (project / "host_lists" / "rack.txt").write_text("machine-01\n")
+    done = inv("run", "--hosts", "machine-0l", "--", "true")
+    assert done.returncode == 1
+    said = "no host list has that name either: machine-0l; the lists are: lab, rack; did you mean machine-01?\n"
+    assert done.stderr.decode().endswith(said)

@@ -56,7 +56,7 @@ def test_json(outcomes: Outcomes[int]) -> None:
 def test_recap(outcomes: Outcomes[int]) -> None:
     assert recap(outcomes, "inv x --hosts=b,c") == [
         "3 hosts: 1 ok, 1 failed, 1 unreachable",
-        "reasons: timeout 1, exit 3 1",
+        "reasons: 1 timeout, 1 exit 3",
         "again on these: inv x --hosts=b,c",
     ]
 

@@ -34,8 +34,13 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         """Filter."""
         calls.append(("filter", hosts))
 
+    @step(command=True)
+    def execute(c: Context, hosts: str = "") -> None:
+        """Execute."""
+        calls.append(("execute", hosts))
+
     @step()
-    def reach(c: Context, hosts: str = "", from_: str = "", count: int = 1) -> None:
+    def reach(c: Context, hosts: str = "", from_: str = "", count: int = 1, seconds: float = 0.0) -> None:
         """Reach."""
         calls.append((settings_of(c).gateway, current_call().line(hosts="left")))
 
@@ -48,7 +53,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             raise KeyboardInterrupt
         raise RoomfulError("no luck", where=current_call().line(hosts="left"))
 
-    collection = Collection(create_folders, deploy, filter_hosts, reach, fails)
+    collection = Collection(create_folders, deploy, filter_hosts, execute, reach, fails)
     name_tasks(collection)
     monkeypatch.setattr(sys, "exit", lambda code=0: (_ for _ in ()).throw(SystemExit(code)))
 
@@ -101,6 +106,10 @@ def test_words_without_a_flag(run: Run, words: str, expected: list[tuple[Any, ..
         ),
         ("deploi", "there is no task 'deploi'; did you mean deploy? see inv --list"),
         ("deploy --hosts", "needed value"),
+        (
+            "execute uptime --hosts n7",
+            "there is no task 'uptime'; a command stands after --: inv execute ... -- uptime; see inv --help execute",
+        ),
         ("reach --count=many", "inv: 'many' is not a number; see inv --help TASK"),
     ],
 )
@@ -120,6 +129,7 @@ def test_every_task_with_hosts_takes_a_gateway(run: Run) -> None:
 
 def test_a_call_names_its_flags_as_they_are_typed(run: Run) -> None:
     assert run("reach", "--from=x", "--count=3")[1] == [("", "inv reach --from=x --count=3 --hosts=left")]
+    assert run("reach", "--seconds=2")[1] == [("", "inv reach --seconds=2 --hosts=left")]
 
 
 def test_bad_input_is_one_line_and_code_2(run: Run) -> None:
