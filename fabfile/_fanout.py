@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,28 +63,41 @@ def finish(
     columns: Columns | None = None,
     summary: Mapping[str, Any] | None = None,
     quiet: bool = False,
+    detailed: bool | None = None,
     again: Mapping[str, Any] | None = None,
 ) -> None:
     """Print the table (stdout), the recap and the line that tries again (stderr); exit 1 beyond ``max_failed``.
 
-    ``summary`` is added to the JSON document; ``quiet`` leaves the table out, for tasks that printed their own data;
+    ``summary`` is added to the JSON document; ``quiet`` leaves the table out, for tasks that printed their own data,
+    and ``detailed`` tells whether the recap has a line for each failure (without it: where no table had them);
     ``again`` changes flags of the line that tries again.
     """
     from roomful import report
 
     if json:
         print(report.outcomes_json(outcomes, columns, summary))
-    elif not quiet:
-        print(report.outcomes_table(outcomes, columns))
+    told = True if json else False if quiet else show_table(outcomes, columns)
     sys.stdout.flush()
     changes = {"hosts": report.host_spec(outcome.host for outcome in outcomes.not_ok), **(again or {})}
-    for line in report.recap(outcomes, current_call().line(**changes), detailed=quiet):
+    for line in report.recap(
+        outcomes, current_call().line(**changes), detailed=not told if detailed is None else detailed
+    ):
         print(line, file=sys.stderr)
     explain_names(outcomes)
     if any(outcome.reason == "interrupted" for outcome in outcomes):
         raise Exit(code=130)
     if not outcomes.tolerated(max_failed):
         raise Exit(code=1)
+
+
+def show_table(outcomes: Outcomes[Any], columns: Columns | None = None) -> bool:
+    """Print the table (stdout), a brief one on a terminal too narrow for it; returns whether it had details."""
+    from roomful import report
+
+    text = report.outcomes_table(outcomes, columns)
+    fits = not sys.stdout.isatty() or report.width_of(text) <= shutil.get_terminal_size().columns
+    print(text if fits else report.outcomes_table(outcomes, columns, brief=True))
+    return fits
 
 
 def explain_names(outcomes: Outcomes[Any]) -> None:

@@ -11,7 +11,7 @@ from invoke import Context, Exit
 
 from roomful.errors import InputError
 
-from ._fanout import begin, enter_lab, finish
+from ._fanout import begin, enter_lab, finish, show_table
 from ._step import settings_of, step
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _ask_password(hosts: Sequence[Host]) -> Secret | None:
     """Ask on the terminal; where there is none, ask nobody: a script's standard input is its own."""
     import getpass
 
+    from roomful import progress
     from roomful.report import host_spec
     from roomful.secret import Secret
 
@@ -67,7 +68,12 @@ def _ask_password(hosts: Sequence[Host]) -> Secret | None:
         return None
     spec = host_spec(hosts)
     several = f"{len(hosts)} hosts ({spec if len(spec) < 60 else spec[:57] + '...'})" if len(hosts) > 1 else spec
-    return Secret(getpass.getpass(f"password on {several}: "))
+    with progress.paused():
+        try:
+            return Secret(getpass.getpass(f"password on {several}: "))
+        except EOFError:
+            print(file=sys.stderr)
+            return None
 
 
 @step(help={"yes": "remember the keys without asking"})
@@ -89,16 +95,14 @@ def trust(
         inv trust --hosts n7 --yes
     """
     from roomful import progress
-    from roomful.report import outcomes_table
     from roomful.trust import look, remember
 
     settings, chosen = begin(c, hosts, exclude, max_failed)
     with progress.hosts("keys", len(chosen)) as on_outcome:
         outcomes = look(chosen, settings, on_outcome)
     new = [outcome.value for outcome in outcomes.ok if outcome.value and outcome.value.is_new]
-    if not json:
-        print(outcomes_table(outcomes, _fingerprint))
-        sys.stdout.flush()
+    told = json or show_table(outcomes, _fingerprint)
+    sys.stdout.flush()
     agreed = bool(new) and (yes or _agreed(f"remember {len(new)} new {'key' if len(new) == 1 else 'keys'}?"))
     added = remember(new) if agreed else 0
     if added:
@@ -108,7 +112,15 @@ def trust(
         # Who answered no knows how to say yes.
         print(f"nothing was remembered{'' if sys.stdin.isatty() else '; to do so: add --yes'}", file=sys.stderr)
     summary = {"new": len(new), "remembered": added}
-    finish(outcomes, json=json, max_failed=max_failed, columns=_fingerprint, summary=summary, quiet=not json)
+    finish(
+        outcomes,
+        json=json,
+        max_failed=max_failed,
+        columns=_fingerprint,
+        summary=summary,
+        quiet=not json,
+        detailed=not told,
+    )
     if new and not agreed:
         raise Exit(code=1)
 
@@ -147,9 +159,12 @@ def shell(c: Context, host: str = "", gateway: str = "", accept_new_host_keys: b
     settings = settings_of(c)
     if accept_new_host_keys:
         settings = settings.replace(accept_new_host_keys=True)
-    chosen = resolve(host, settings)
+    spec = host or settings.hosts
+    if not spec:
+        raise InputError("no host given", fix="name one, such as: inv shell node01")
+    chosen = resolve(spec, settings)
     if len(chosen) != 1:
-        raise InputError(f"{host!r} is {len(chosen)} hosts", fix="name one, such as: inv shell node01")
+        raise InputError(f"{spec!r} is {len(chosen)} hosts", fix="name one, such as: inv shell node01")
     enter_lab(chosen)
     argv = shell_argv(chosen[0], settings, words_after_dashes(), tty=sys.stdin.isatty())
     sys.stdout.flush()
@@ -190,7 +205,9 @@ def push_toolbox(
     settings = settings_of(c)
     if accept_new_host_keys:
         settings = settings.replace(accept_new_host_keys=True)
-    chosen = resolve(on, settings) if on else ()
+    if not on:
+        raise InputError("no machine given", fix="name the one that is to be the server: inv push-toolbox --on HOST")
+    chosen = resolve(on, settings)
     if len(chosen) != 1:
         raise InputError(f"{on!r} is {len(chosen)} hosts", where="--on", fix="name the one that is to be the server")
     enter_lab(chosen)

@@ -11,7 +11,7 @@ from invoke import Context, Exit
 
 from roomful.errors import InputError
 
-from ._fanout import begin, explain_names, learn, print_table
+from ._fanout import begin, explain_names, learn, print_table, show_table
 from ._step import current_call, settings_of, step
 
 if TYPE_CHECKING:
@@ -265,11 +265,13 @@ def filter_hosts(
     if written:
         write_list(written, hosts, settings, passed)
     summary = {"list": str(written) if written else None}
-    print(report.outcomes_json(outcomes, None, summary) if json else report.outcomes_table(outcomes))
+    if json:
+        print(report.outcomes_json(outcomes, None, summary))
+    told = json or show_table(outcomes)
     sys.stdout.flush()
     again = current_call().line(hosts=report.host_spec(outcome.host for outcome in outcomes.not_ok), output="")
     explain_names(outcomes)
-    lines = report.recap(outcomes, again)
+    lines = report.recap(outcomes, again, detailed=not told)
     if path:
         dropped = f"{len(passed)} hosts, {len(outcomes.not_ok)} dropped"
         lines.append(f"{_shown(path)}: {dropped if written else 'not written'}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roomful import host_program
+from roomful.errors import InputError
 from roomful.hosts import Host
 from roomful.manifest import Manifest, scan
 from roomful.outcome import HostFailure, Outcome, Outcomes
@@ -74,9 +75,16 @@ class Deployed:
 
 
 def default_source(settings: Settings) -> Path:
-    """Return what is deployed where no SOURCE is given: the project's ``resources/``, else the example's."""
-    own = settings.root / "resources"
-    return own if own.is_dir() else Path(__file__).parent / "resources"
+    """Return what is deployed where no SOURCE is given: the project's ``resources/``, else the package's example.
+
+    Raises InputError where there is neither.
+    """
+    own, example = settings.root / "resources", Path(__file__).parent / "resources"
+    for folder in (own, example):
+        if folder.is_dir():
+            return folder
+    fix = "name what to deploy: inv deploy FOLDER"
+    raise InputError("no SOURCE given, and there is no such folder", where=str(own), fix=fix)
 
 
 def deploy(

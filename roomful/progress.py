@@ -6,6 +6,7 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 #: Called with what is done so far, the total, and a short note.
@@ -48,15 +49,48 @@ def bar(description: str, total: float, unit: str = "") -> Iterator[Report]:
     def report(done: float, total: float, note: str) -> None:
         progress.update(task, completed=done, total=total, note=note)
 
-    starting = threading.Timer(DELAY_SECONDS, progress.start)
-    starting.daemon = True
-    starting.start()
-    try:
-        yield report
-    finally:
-        starting.cancel()
-        starting.join()
-        progress.stop()
+    @contextlib.contextmanager
+    def shown() -> Iterator[None]:
+        starting = threading.Timer(DELAY_SECONDS, progress.start)
+        starting.daemon = True
+        starting.start()
+        try:
+            yield
+        finally:
+            starting.cancel()
+            starting.join()
+            progress.stop()
+
+    # What is on the screen at any moment, so that a question can have it to itself.
+    with contextlib.ExitStack() as screen:
+        screen.enter_context(shown())
+
+        @contextlib.contextmanager
+        def paused() -> Iterator[None]:
+            screen.close()
+            try:
+                yield
+            finally:
+                screen.enter_context(shown())
+
+        _pauses.append(paused)
+        try:
+            yield report
+        finally:
+            _pauses.remove(paused)
+
+
+#: How to take away the bars that are on the screen.
+_pauses: list[Callable[[], AbstractContextManager[None]]] = []
+
+
+@contextlib.contextmanager
+def paused() -> Iterator[None]:
+    """Take bars away as long as something is asked on the terminal."""
+    with contextlib.ExitStack() as stack:
+        for pause in _pauses:
+            stack.enter_context(pause())
+        yield
 
 
 def _nothing(done: float, total: float, note: str) -> None:

@@ -11,8 +11,9 @@ from roomful.outcome import Outcome, Outcomes
 
 Columns = Callable[[Outcome[Any]], Mapping[str, Any]]
 
-#: A failure's detail is cut at this many characters in tables; JSON has all of it.
+#: A failure's detail is cut at this many characters in tables, and in a line of its own; JSON has all of it.
 DETAIL_WIDTH = 130
+LINE_WIDTH = 400
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -30,24 +31,35 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def outcomes_table(outcomes: Outcomes[Any], columns: Columns | None = None) -> str:
-    """Lay out one row a host: host, status, reason, the step's own columns, seconds, detail."""
+def outcomes_table(outcomes: Outcomes[Any], columns: Columns | None = None, brief: bool = False) -> str:
+    """Lay out one row a host: host, status, reason, the step's own columns, seconds, detail.
+
+    ``brief`` leaves out what makes a table wide: details, and columns in which nothing stands.
+    """
     extra = [dict(columns(outcome)) if columns else {} for outcome in outcomes]
     names = list(dict.fromkeys(key for cells in extra for key in cells))
+    if brief:
+        names = [name for name in names if any(cells.get(name, "") != "" for cells in extra)]
     with_reason = bool(outcomes.not_ok)
+    with_detail = with_reason and not brief
     headers = ["host", "status", *(["reason"] if with_reason else []), *names, "seconds"]
-    headers += ["detail"] if with_reason else []
+    headers += ["detail"] if with_detail else []
     rows = []
     for outcome, cells in zip(outcomes, extra, strict=True):
         row = [outcome.host.label, outcome.status, *([outcome.reason or ""] if with_reason else [])]
         row += [cells.get(name, "") for name in names]
-        row += [f"{outcome.seconds:.2f}", *([_cut(outcome.detail)] if with_reason else [])]
+        row += [f"{outcome.seconds:.2f}", *([_cut(outcome.detail)] if with_detail else [])]
         rows.append(row)
     return table(rows, headers)
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= DETAIL_WIDTH else f"{text[: DETAIL_WIDTH - 3]}..."
+def _cut(text: str, width: int = DETAIL_WIDTH) -> str:
+    return text if len(text) <= width else f"{text[: width - 3]}..."
+
+
+def width_of(text: str) -> int:
+    """Return the length of the longest line."""
+    return max(map(len, text.splitlines()), default=0)
 
 
 def outcomes_json(
@@ -83,7 +95,7 @@ def recap(outcomes: Outcomes[Any], again: str = "", detailed: bool = False) -> l
     if outcomes.not_ok:
         if detailed:
             for outcome in outcomes.not_ok:
-                detail = f": {printable(_cut(outcome.detail))}" if outcome.detail else ""
+                detail = f": {printable(_cut(outcome.detail, LINE_WIDTH))}" if outcome.detail else ""
                 lines.append(f"  {outcome.host.label}: {outcome.status}, {outcome.reason}{detail}")
         reasons = ", ".join(f"{count} {reason}" for reason, count in outcomes.reasons().most_common())
         lines.append(f"reasons: {reasons}")

@@ -243,6 +243,12 @@ class TestScript:
         (["run", "--hosts", "lab", "--outdir", "/proc/x", "--", "true"], "/proc/x: cannot write into this folder"),
         (["run", "true", "--hosts", "lab"], "a command stands after --: inv run ... -- true"),
         (["script", "--hosts", "lab"], "no script given"),
+        (["shell"], "no host given; name one"),
+        (["push-toolbox"], "no machine given; name the one"),
+        (
+            ["deploy", "--hosts", "lab"],
+            "resources: no SOURCE given, and there is no such folder; name what to deploy",
+        ),
         (["script", "none.sh", "--hosts", "lab"], "none.sh: cannot read the script"),
     ],
 )
