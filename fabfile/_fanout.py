@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,20 @@ def begin(
     allowed_failures(max_failed, len(chosen))
     enter_lab(chosen)
     return settings, chosen
+
+
+@contextlib.contextmanager
+def turn(place: str, hosts: Sequence[Host], settings: Settings) -> Iterator[None]:
+    """Wait, and say so, until no other step of this project changes the same on these hosts; then keep others out."""
+    from roomful import turns
+    from roomful.report import host_spec
+
+    def on_wait(other: turns.Turn) -> None:
+        both = [host for host in hosts if host.label in other.labels]
+        print(f"waiting for {other.name} (process {other.pid}), which changes {host_spec(both)}", file=sys.stderr)
+
+    with turns.turn(f"inv {current_call().name}", place, hosts, settings, on_wait):
+        yield
 
 
 def enter_lab(hosts: Iterable[Host]) -> None:

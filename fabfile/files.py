@@ -10,7 +10,7 @@ from invoke import Context, Exit
 
 from roomful.errors import InputError
 
-from ._fanout import begin, finish
+from ._fanout import begin, finish, turn
 from ._step import step
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def deploy(
         inv deploy ~/public-data --dest data --relay direct --hosts rack
     """
     from roomful import progress, report
-    from roomful.deploy import Deployment, default_source
+    from roomful.deploy import Deployment, default_source, place_of
     from roomful.deploy import deploy as deploy_to
     from roomful.relay import check_mode
 
@@ -72,8 +72,8 @@ def deploy(
     settings, chosen = begin(c, hosts, exclude_hosts, max_failed, accept_new_host_keys=accept_new_host_keys)
     patterns = tuple(pattern for pattern in exclude.split(",") if pattern)
     folder = Path(source).expanduser() if source else default_source(settings)
-    with progress.hosts("deploy", len(chosen)) as on_outcome:
-        deployment = Deployment(folder, dest, delete, replace, patterns, mode)
+    deployment = Deployment(folder, dest, delete, replace, patterns, mode)
+    with turn(place_of(dest), chosen, settings), progress.hosts("deploy", len(chosen)) as on_outcome:
         outcomes = deploy_to(chosen, settings, deployment, on_outcome, lambda note: print(note, file=sys.stderr))
     for outcome in outcomes.ok:
         for note in outcome.value.notes if outcome.value else ():
@@ -169,11 +169,12 @@ def clean(
     """
     from roomful import progress, report
     from roomful.clean import clean as clean_up
+    from roomful.turns import EVERYWHERE
 
     settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
     if workdir and not yes:
         _ask_about_workdir(settings.workdir, len(chosen))
-    with progress.hosts("clean", len(chosen)) as on_outcome:
+    with turn(EVERYWHERE, chosen, settings), progress.hosts("clean", len(chosen)) as on_outcome:
         outcomes = clean_up(chosen, settings, workdir, on_outcome)
     removed: dict[str, list[Host]] = {}
     for outcome in outcomes.ok:

@@ -87,6 +87,11 @@ def default_source(settings: Settings) -> Path:
     raise InputError("no SOURCE given, and there is no such folder", where=str(own), fix=fix)
 
 
+def place_of(dest: str) -> str:
+    """Return the folder in the workdir that ``dest`` names, written in one way; raises InputError if it leads out."""
+    return inside_workdir(dest, "--dest") if dest else ""
+
+
 def deploy(
     hosts: Sequence[Host],
     settings: Settings,
@@ -100,7 +105,7 @@ def deploy(
     """
     from roomful.ssh import fan_out
 
-    dest = inside_workdir(deployment.dest, "--dest") if deployment.dest else ""
+    dest = place_of(deployment.dest)
     found = scan(deployment.source, deployment.exclude)
     with Rsync(settings) as rsync, _run(settings) as run:
         run.files.write_bytes(found.file_list())
@@ -307,4 +312,4 @@ class _Session:
         return Deployed("deployed", moved.bytes_sent, moved.files, notes=tuple(notes))
 
 
-__all__ = ["Deployed", "Deployment", "default_source", "deploy"]
+__all__ = ["Deployed", "Deployment", "default_source", "deploy", "place_of"]
