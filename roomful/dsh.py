@@ -50,9 +50,17 @@ def request(
     return len(body).to_bytes(4, "big") + body
 
 
+def complain(text: bytes) -> None:
+    """Say something on stderr, if anybody takes it."""
+    try:  # noqa: SIM105  # contextlib would have to be imported
+        os.write(2, b"dsh: " + text + b"\n")
+    except OSError:
+        pass
+
+
 def fail(text: str) -> NoReturn:
     """Say what is wrong and end."""
-    os.write(2, b"dsh: " + os.fsencode(text) + b"\n")
+    complain(os.fsencode(text))
     os._exit(OWN_FAILURE)
 
 
@@ -247,8 +255,7 @@ class Terminal:
             poll.register(sock, select.POLLIN)
             if self.waiting:
                 poll.register(self.ours, select.POLLOUT)
-            elif os.tcgetpgrp(0) == os.getpgrp():
-                # In the background it is not ours to read.
+            elif not in_background():
                 poll.register(0, select.POLLIN)
             ready = dict(poll.poll(200))
             if sock.fileno() in ready:
@@ -270,6 +277,14 @@ class Terminal:
         os.close(self.ours)
         self.ours = -1
         self.waiting = b""
+
+
+def in_background() -> bool:
+    """Tell whether our terminal is for others to read now; one that is not our session's is always ours."""
+    try:
+        return os.tcgetpgrp(0) != os.getpgrp()
+    except OSError:
+        return False
 
 
 def is_terminal(fd: int) -> bool:
@@ -317,7 +332,7 @@ def local(call: Call) -> NoReturn:
     try:
         os.execvp(call.argv[0], call.argv)
     except OSError as error:
-        os.write(2, os.fsencode(f"dsh: {call.argv[0]}: {error.strerror}\n"))
+        complain(os.fsencode(f"{call.argv[0]}: {error.strerror}"))
         os._exit(126 if isinstance(error, PermissionError) else 127)
 
 
@@ -346,7 +361,7 @@ def main(words: Iterable[str] | None = None) -> NoReturn:
         elif kind == LOCAL:
             local(call)
         elif kind in (ERROR, NOTE):
-            os.write(2, b"dsh: " + payload + b"\n")
+            complain(payload)
     os._exit(OWN_FAILURE)
 
 

@@ -23,7 +23,7 @@ from roomful.remote_process import Launch, Listener, RemoteProcess
 from roomful.remote_stream import RemoteStream
 from roomful.ssh import HostConnection
 
-MODULES = ("frames", "tree", "host", "load", "job", "launcher")
+MODULES = ("frames", "tree", "host", "load", "visit", "job", "launcher")
 #: How long the launcher may take to end every process and itself, in seconds.
 CLOSING_SECONDS = 6.0
 

@@ -23,7 +23,7 @@ class Launch:
     ``cwd``: ``~`` and relative paths start at the account's home. ``env``: None removes a name. ``line_buffered``
     makes programs with C's stdio, and Python, write line by line; ``terminal`` gives any program a terminal as
     stdout, in raw mode. ``stdin`` and ``stdout``: False for /dev/null. ``visit``: folders whose state must not be a
-    memory of the host's when the command starts (`roomful.remote.job.visit`).
+    memory of the host's when the command starts, and names in them that count most (`roomful.remote.visit`).
     """
 
     command: str | Sequence[str]
@@ -33,7 +33,7 @@ class Launch:
     terminal: bool = False
     stdin: bool = True
     stdout: bool = True
-    visit: Sequence[str] = ()
+    visit: tuple[Sequence[str], Sequence[str]] | None = None
 
     def document(self) -> dict[str, Any]:
         """Return it as the payload of START."""
@@ -46,7 +46,7 @@ class Launch:
             "terminal": self.terminal,
             "stdin": self.stdin,
             "stdout": self.stdout,
-            "visit": list(self.visit),
+            "visit": self.visit,
             "allowance": [ALLOWANCE, ALLOWANCE],
         }
 

@@ -27,7 +27,7 @@ from roomful.hosts import Host, format_host, parse_line
 from roomful.settings import Settings
 
 from .choice import Limits, load_score
-from .folders import network_mounts
+from .folders import Mounts
 from .job import House, Job, checked
 from .pool import NoHost, Pool
 from .wire import Client, Request, WireError
@@ -213,22 +213,21 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     try:
         score = load_score(plan.score)
-        network = tuple(network_mounts(Path("/proc/self/mountinfo").read_text(errors="surrogateescape")))
         with only_one(plan.socket) as alone:
             if not alone:
                 raise RoomfulError("a dispatcher with these hosts is running")
-            _serve(plan, score, network)
+            _serve(plan, score)
     except (RoomfulError, OSError) as error:
         _answer_starter({"error": str(error), "input": isinstance(error, InputError)})
         sys.exit(1)
 
 
-def _serve(plan: Plan, score: Any, network: tuple[str, ...]) -> None:
+def _serve(plan: Plan, score: Any) -> None:
     listener = listen(plan.socket)
     inode = plan.socket.stat().st_ino
     try:
         with Pool(plan.hosts, plan.settings, score) as pool:
-            dispatcher = Dispatcher(plan, House(pool, network, str(plan.socket)), listener)
+            dispatcher = Dispatcher(plan, House(pool, Mounts(), str(plan.socket)), listener)
             signal.signal(signal.SIGTERM, lambda *_: dispatcher.end())
             _answer_starter({"ok": os.getpid()})
             dispatcher.serve()

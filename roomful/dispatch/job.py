@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from roomful import dsh
 from roomful.errors import InputError
 from roomful.outcome import HostFailure
+from roomful.remote import visit
 from roomful.remote_process import STDERR, STDOUT, Launch, RemoteProcess
 
 from . import folders, sync
@@ -70,7 +71,7 @@ class House:
     """What all jobs of a dispatcher have in common: its hosts, network filesystems here, and its socket."""
 
     pool: Pool
-    network: tuple[str, ...]
+    mounts: folders.Mounts
     socket: str
 
 
@@ -138,8 +139,8 @@ class Job:
                 self._pool.leave(place)
                 self._not_brought(place, f"{label}: cannot bring {order.here} there: {error}")
                 return
-        visit = [] if not order.cwd else folders.folders_of(order.cwd, order.argv)
-        launch = Launch(order.argv, order.cwd, order.env, stdin=self._input is not None, visit=visit)
+        about = (folders.folders_of(order.cwd, order.argv), folders.stems_of(order.argv)) if order.cwd else None
+        launch = Launch(order.argv, order.cwd, order.env, stdin=self._input is not None, visit=about)
         self._place = place
         place.commands.start(launch, self)
         if self._input:
@@ -183,7 +184,7 @@ class Job:
             self._end(0)
         elif failure is not None:
             threading.Thread(target=self._failed, args=(place, failure), daemon=True, name="failed").start()
-        elif self._order.sync or folders.is_on(self._order.here, self._house.network):
+        elif self._order.sync or self._house.mounts.devices():
             threading.Thread(target=self._bring_back, args=(place, status), daemon=True, name="bring back").start()
         else:
             self._end(_code(status))
@@ -197,7 +198,8 @@ class Job:
                 self._not_brought(place, f"{place.host.label}: cannot bring the results from there: {error}")
                 return
         else:
-            folders.look_again(folders.folders_of(order.here, order.argv), order.argv)
+            stems = set(folders.stems_of(order.argv))
+            visit.visit(folders.folders_of(order.here, order.argv), stems, self._house.mounts.devices())
         self._end(_code(status))
 
     def _not_brought(self, place: Place, why: str) -> None:

@@ -49,7 +49,7 @@ STATUS = struct.Struct(">i")
 STREAM_CREDIT = struct.Struct(">BI")
 INPUT_CREDIT = struct.Struct(">I")
 #: Most bytes in one frame; a longer one means that the stream is not ours.
-LARGEST = 1 << 20
+LARGEST = 4 << 20
 #: Bytes of a command's stdin that may be on their way before the launcher has passed them on.
 INPUT_ALLOWANCE = 1 << 18
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
 from typing import Any
+
+from . import visit
 
 #: What a stream may send before the controller allows more, where START does not say.
 ALLOWANCE = 1 << 16
@@ -18,15 +19,16 @@ class Job:
     The object's keys: ``argv`` (list of words) or ``shell`` (a command line for bash, sh where there is none);
     ``cwd`` (``~`` and relative paths start at the home); ``env`` (changes; null removes); ``line_buffered``;
     ``terminal`` (stdout is a terminal, in raw mode); ``stdin``, ``stdout``: false for /dev/null; ``allowance``:
-    [stdout, stderr]; ``visit``: folders to look into before the start, see `visit`.
+    [stdout, stderr]; ``visit``: folders to look into before the start, and names to look at first, see `visit`.
     """
 
     def __init__(self, told: dict[str, Any], host: Host) -> None:
         self.argv: list[str] = (
             [host.shell, *host.shell_options, "-c", told["shell"]] if "shell" in told else told["argv"]
         )
-        self.cwd = os.path.join(host.home, os.path.expanduser(told.get("cwd") or ""))
-        self.visits: list[str] = told.get("visit") or []
+        self.cwd = host.path(told.get("cwd") or "")
+        folders, stems = told.get("visit") or ([], [])
+        self.visit = [host.path(folder) for folder in folders], frozenset(stems)
         self.env = dict(os.environ)
         if told.get("line_buffered"):
             host.line_buffer(self.env)
@@ -44,7 +46,7 @@ class Job:
 
     def spawn(self) -> int:
         """Start the command as the leader of a session of its own; called in the supervisor."""
-        visit(self.visits)
+        visit.visit(*self.visit)
         os.chdir(self.cwd)
         ends = ((self.stdin, 0), (self.stdout, 1), (self.stderr, 2))
         actions = [(os.POSIX_SPAWN_DUP2, end, fd) for end, fd in ends]
@@ -58,17 +60,6 @@ class Job:
         for fd in (self.stdin, self.stdout, self.stderr, self.feed, self.output, self.errors):
             if fd >= 0:
                 os.close(fd)
-
-
-def visit(folders: list[str]) -> None:
-    """Open folders, so that an NFS client asks its server for their state and forgets that a new file is missing.
-
-    A client may believe for half a minute (acdirmax, and the entries that it remembers as absent) what it knew of a
-    folder. Opening one is the moment at which NFS promises to look again (close-to-open consistency).
-    """
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY))
 
 
 def _pipe_in() -> tuple[int, int]:
@@ -107,6 +98,10 @@ class Host:
         # bash would read .bashrc again, believing to be started by sshd.
         self.shell_options = ["--norc"] if bash else []
         self._preload: str | None = None
+
+    def path(self, name: str) -> str:
+        """Return a path as this host has it: from the home where it is not absolute."""
+        return os.path.join(self.home, os.path.expanduser(name))
 
     def line_buffer(self, env: dict[str, str]) -> None:
         """Make programs that use C's stdio, and Python, write each line when it is complete."""

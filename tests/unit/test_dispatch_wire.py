@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from roomful import dsh
-from roomful.dispatch.folders import folders_of, is_on, look_again, mapped, network_mounts
+from roomful.dispatch.folders import folders_of, mapped, stems_of
 from roomful.dispatch.job import Order
 from roomful.dispatch.sync import Plan, rsync_argv
 from roomful.dispatch.wire import Request, WireError, parse
 from roomful.errors import InputError
+from roomful.remote import visit
 from roomful.remote.load import load
+from roomful.remote.visit import network_devices
 
 CHECKOUT = Path(__file__).parents[2]
 
@@ -121,24 +123,61 @@ def test_folders_that_a_command_may_touch_are_found_in_its_words() -> None:
     assert len(folders_of("/w", ["x", *(f"d{number}/f" for number in range(500))])) == 64
 
 
-def test_network_filesystems_are_known_by_their_mounts() -> None:
+def test_a_line_for_a_shell_names_folders_and_files_too() -> None:
+    argv = ["sh", "-c", "cd src && ./gen < in/a.txt >'out/b.txt'; make x"]
+    assert {"/w/in", "/w/out"} <= set(folders_of("/w", argv))
+    assert {"a", "b", "gen", "x"} <= set(stems_of(argv))
+
+
+def test_network_filesystems_are_known_by_their_device_numbers() -> None:
     text = """36 25 0:32 / /home rw,relatime shared:1 - nfs4 server:/home rw,vers=4.2
 37 25 0:33 / /mnt/two\\040words rw - fuse.sshfs x rw
 25 1 8:1 / / rw - ext4 /dev/sda1 rw
-40 25 0:40 / /nfs rw - tmpfs tmpfs rw"""
-    mounts = network_mounts(text)
-    assert mounts == ["/home", "/mnt/two words"]
-    assert is_on("/home/me", mounts)
-    assert is_on("/home", mounts)
-    assert not is_on("/homes", mounts)
-    assert not is_on("/nfs", mounts)
+40 25 0:40 / /nfs rw - tmpfs tmpfs rw
+41 25 0:41 / /scratch rw - nfs server:/scratch rw,vers=3"""
+    assert network_devices(text) == {os.makedev(0, 32), os.makedev(0, 33), os.makedev(0, 41)}
 
 
-def test_files_that_belong_to_the_command_are_looked_at_again(tmp_path: Path) -> None:
-    for name in ("a.c", "a.o", "a.d", "other.o"):
-        (tmp_path / name).write_text("x")
-    os.mkfifo(tmp_path / "a.fifo")
-    assert look_again([str(tmp_path), "/no/such/folder"], ["gcc", "-c", "a.c"]) == 3
+def test_what_is_on_a_network_is_opened_the_named_files_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "a" / "b"
+    (folder / "c").mkdir(parents=True)
+    for name in ("1.txt", "a.c", "a.o", "z.txt", "c/below"):
+        (folder / name).write_text("x")
+    os.mkfifo(folder / "a.fifo")
+    opened: list[str] = []
+    real = os.open
+
+    def watched(path: str, flags: int, **options: int) -> int:
+        opened.append(path)
+        return real(path, flags, **options)
+
+    monkeypatch.setattr(os, "open", watched)
+    device = frozenset([folder.stat().st_dev])
+    visit.visit([str(folder), f"{tmp_path}/no/such"], {"a"}, device)
+    # The way there from the root down, then what is in it, then what is below.
+    assert [path for path in opened if path in ("/", str(tmp_path), str(folder))][:3] == [
+        "/",
+        str(tmp_path),
+        str(folder),
+    ]
+    files = [path for path in opened if "/" not in path]
+    assert set(files[:2]) == {"a.c", "a.o"}
+    assert set(files[2:4]) == {"1.txt", "z.txt"}
+    assert files[4:] == ["below"]
+    # On a disk of this machine's own nothing but the way there is opened.
+    opened.clear()
+    assert visit.visit([str(folder)], {"a"}, frozenset()) == 0
+    assert opened[-1] == str(folder)
+
+
+def test_no_more_is_opened_than_takes_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(visit, "MOST", 10)
+    for number in range(20):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}" / "f").write_text("x")
+    assert visit.visit([str(tmp_path)], frozenset(), frozenset([tmp_path.stat().st_dev])) == 10
 
 
 def test_rsync_travels_through_the_dispatcher() -> None:

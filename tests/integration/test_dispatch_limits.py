@@ -1,0 +1,160 @@
+"""dsh at its limits: many and long commands, few descriptors, strange bytes, closed streams, stopped shells."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roomful.lab import Lab
+from tests.support.dispatcher import Room, install
+from tests.support.inv import project_for
+from tests.support.lab import lab, rootless_lab
+from tests.support.sleepers import alive, new_mark, wait_until_gone
+from tests.support.terminal import read_all
+from tests.support.waiting import wait_until
+
+__all__ = ["lab", "rootless_lab"]
+
+
+@pytest.fixture(scope="module")
+def room(rootless_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    folder = tmp_path_factory.mktemp("dispatch")
+    known = {"ssh_config": str(rootless_lab.ssh_config), "known_hosts": str(rootless_lab.known_hosts)}
+    project = project_for(rootless_lab, folder / "project", folder / "home", **known)
+    work = folder / "project" / "work"
+    work.mkdir()
+    room = Room(project, work, install(folder / "python"))
+    start(room)
+    yield room
+    room.close()
+
+
+def start(room: Room) -> None:
+    done = room.project.inv("start-dispatcher", "--hosts", "lab")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: all(row["load"] is not None for row in room.loads()), 15, room.loads)
+
+
+@pytest.mark.parametrize("size", [100_000, 1_500_000])
+def test_a_very_long_command_line_arrives_whole(room: Room, size: int) -> None:
+    words = ["x" * 999] * (size // 1000)
+    process = room.dsh("sh", "-c", 'echo $# "$(printf %s "$*" | cksum)"', "sh", *words)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    expected = subprocess.run(["cksum"], input=" ".join(words).encode(), capture_output=True, check=True).stdout
+    assert out == b"%d %s" % (len(words), expected)
+
+
+def test_a_large_environment_arrives_whole(room: Room) -> None:
+    names = [f"V{number}" for number in range(100)]
+    values = dict.fromkeys(names, "v" * 1000)
+    options = " ".join(f"--env {name}" for name in names)
+    export = "; ".join(f"export {name}={value}" for name, value in values.items())
+    done = room.sh(f"{export}; dsh {options} sh -c \"env | grep -c '^V[0-9]*=v\\{{1000\\}}$'\"")
+    assert (done.stdout, done.stderr) == (b"100\n", b"")
+
+
+def test_names_that_are_no_utf8_are_passed_byte_for_byte(room: Room) -> None:
+    folder = os.fsencode(room.work) + b"/\xff\xfe \n'"
+    os.mkdir(folder)
+    argv = [os.fsencode(room.programs / "dsh"), b"sh", b"-c"]
+    argv += [b'pwd; printf %s "$1" > "$1"; cat "$1"', b"sh", b"\x80\xc3("]
+    environment = {**{os.fsencode(k): os.fsencode(v) for k, v in room.environment.items()}, b"PWD": folder}
+    done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, folder + b"\n\x80\xc3("), done.stderr
+    assert os.listdir(folder) == [b"\x80\xc3("]
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("dsh cat <&-", 0),
+        ("dsh echo x >&-", 0),
+        ("dsh sh -c 'echo x >&2' 2>&-", 0),
+        ("dsh sh -c 'cat; echo x; echo y >&2' <&- >&- 2>&-", 0),
+        ("dsh sh -c 'echo x >&2' 2>/dev/full", 125),
+        ("dsh head -c 3000000 /dev/zero > /dev/full", 125),
+    ],
+)
+def test_closed_and_full_streams(room: Room, line: str, code: int) -> None:
+    assert room.sh(line).returncode == code
+
+
+def test_a_terminal_of_no_session_is_read(room: Room) -> None:
+    """As a console or a container has it: a terminal that controls nobody."""
+    ours, theirs = pty.openpty()
+    process = room.dsh("head", "-1", stdin=theirs, start_new_session=True)
+    os.write(ours, b"typed\n")
+    out, err = process.communicate(timeout=20)
+    os.close(ours)
+    os.close(theirs)
+    assert (process.returncode, out) == (0, b"typed\n"), err
+
+
+def test_twenty_at_once_whose_dispatcher_is_killed(room: Room) -> None:
+    mark = new_mark()
+    running = [room.dsh("sleep", mark) for _ in range(20)]
+    wait_until(lambda: len(alive(mark, "sleep")) == 20, 20)
+    os.kill(room.pid, signal.SIGKILL)
+    for process in running:
+        _, err = process.communicate(timeout=10)
+        assert (process.returncode, err) == (125, b"dsh: the dispatcher has ended, and the command with it\n")
+    wait_until_gone(mark, 8)
+    assert room.sh("dsh echo back").stdout == b"back\n"
+
+
+def test_two_hundred_at_once_where_few_files_may_be_open(room: Room) -> None:
+    assert room.project.inv("stop-dispatcher").returncode == 0
+    line = f"ulimit -n 256; cd {room.project.root}; {sys.executable} -m invoke start-dispatcher --hosts lab"
+    started = room.sh(line)
+    assert started.returncode == 0, started.stderr
+    try:
+        limits = Path(f"/proc/{room.pid}/limits").read_text()
+        assert next(x for x in limits.splitlines() if x.startswith("Max open files")).split()[4] == "256"
+        line = "for i in $(seq 200); do { dsh sh -c 'echo out; sleep 3'; echo code $? >&2; } & done; wait"
+        done = room.sh(line, timeout=100)
+        assert done.stderr.count(b"code 0") == 200, done.stderr[-2000:]
+        assert len(done.stdout.split()) == 200
+        assert room.sh("dsh echo after").stdout == b"after\n"
+    finally:
+        assert room.project.inv("stop-dispatcher").returncode == 0
+        start(room)
+
+
+def test_an_interactive_shell_stops_and_resumes_it(room: Room) -> None:
+    mark = new_mark()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(room.work)
+        os.execvpe("bash", ["bash", "--norc", "-i"], {**room.environment, "PS1": "$ "})
+
+    def state() -> str:
+        found = alive(mark, "sleep")
+        return Path(f"/proc/{found[0]}/stat").read_text().rpartition(")")[2].split()[0] if found else ""
+
+    try:
+        os.write(terminal, f"dsh sleep {mark}\n".encode())
+        wait_until(lambda: state() == "S", 10, state)
+        os.write(terminal, b"\x1a")
+        wait_until(lambda: state() == "T", 5, state)
+        screen = read_all(terminal, lambda screen: b"Stopped" in screen)
+        os.write(terminal, b"bg\n")
+        wait_until(lambda: state() == "S", 5, state)
+        os.write(terminal, b"fg\n")
+        screen += read_all(terminal, lambda screen: screen.count(b"dsh sleep") >= 1)
+        os.write(terminal, b"\x03")
+        wait_until_gone(mark, 5)
+        os.write(terminal, b"echo code $?\n")
+        screen += read_all(terminal, lambda screen: b"code 130" in screen)
+        assert b"code 130" in screen
+        os.write(terminal, b"exit\n")
+    finally:
+        os.close(terminal)
+        os.waitpid(pid, 0)
