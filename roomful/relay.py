@@ -17,6 +17,7 @@ import subprocess
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -43,6 +44,11 @@ AUTO_HOSTS = 3
 AUTO_BYTES = 50_000_000
 #: How often a payload is sent on from a host that has it to those that a broken link has cut off.
 MOST_ROUNDS = 4
+#: So many hosts are tried as the first one.
+MOST_FIRST = 2
+#: A host that so many others did not reach gets its copy from here; one that missed as many sends it to nobody more.
+MOST_MISSED_BY = 2
+MOST_MISSES = 3
 #: Those that processors help with first: every host encrypts the payload once and decrypts it once.
 CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-ctr"
 #: How much longer a host listens for the one before it than other hosts may take to be asked.
@@ -73,10 +79,11 @@ class _Stop:
 
 @dataclass(frozen=True)
 class _Answer:
-    """Which hosts have the payload, by their indices, and which of them got it without SSH."""
+    """Which hosts have the payload, by their indices, which of them got it without SSH, and who missed whom."""
 
     have: tuple[int, ...] = ()
     directly: tuple[int, ...] = ()
+    missed: tuple[tuple[int, int], ...] = ()
 
 
 def check_mode(mode: str) -> str:
@@ -97,7 +104,7 @@ def spread(
     relayed = Relayed(secrets.token_hex(8))
     if mode == "off" or (mode == "auto" and (len(hosts) <= AUTO_HOSTS or manifest.size <= AUTO_BYTES)):
         return relayed
-    base = {**request, "run": relayed.token, "program": _program(), "secret": "", "limit": manifest.size}
+    base = {**request, "run": relayed.token, "program": _program(), "secret": "", "silent": 0, "limit": manifest.size}
     seed = f"{controller}.{relayed.token}"
 
     def look(some: Mapping[Host, int]) -> list[_Stop]:
@@ -115,42 +122,55 @@ def spread(
     size = sum(manifest.items[number].size for number in wanted)
     if len(stops) < 2 or (mode == "auto" and (len(stops) <= AUTO_HOSTS or size <= AUTO_BYTES)):
         return relayed
-    first = _send(stops, settings, base, manifest, wanted)
-    have, directly = list(first.have), set(first.directly)
-    sources = list(have)
-    left = [stop for stop in stops if stop.index not in have]
+    have: list[int] = []
+    directly: set[int] = set()
+    misses, missed_by = Counter[int](), Counter[int]()
+
+    def account(answer: _Answer) -> None:
+        have.extend(index for index in answer.have if index not in have)
+        directly.update(answer.directly)
+        misses.update(source for source, _ in answer.missed)
+        missed_by.update(target for _, target in answer.missed)
+
+    for _ in range(MOST_FIRST):
+        account(_send(stops, settings, base, manifest, wanted))
+        if have:
+            break
+        stops = [*stops[1:], stops[0]]
+        if mode == "direct":
+            # Each door opens once.
+            stops = look({stop.host: stop.index for stop in stops})
     for _ in range(MOST_ROUNDS):
+        sources = sorted((index for index in have if misses[index] < MOST_MISSES), key=lambda index: misses[index])
+        left = [stop for stop in stops if stop.index not in have and missed_by[stop.index] < MOST_MISSED_BY]
         if not left or not sources:
             break
         if mode == "direct":
-            # Each door opens once.
             left = look({stop.host: stop.index for stop in left})
-        source = next(stop for stop in stops if stop.index == sources[-1])
+        # Of two between which a link broke, neither meets the other again at once.
+        left.sort(key=lambda stop: missed_by[stop.index])
+        source = next(stop for stop in stops if stop.index == sources[0])
         answer = _send([source, *left], settings, base)
-        news = [index for index in answer.have if index not in have]
-        if news:
-            have += news
-            directly.update(answer.directly)
-            sources += news
-            left = [stop for stop in left if stop.index not in have]
-        else:
-            # Either of the two may be why: neither meets the other again at once.
-            sources.pop()
-            left = [*left[1:], *left[:1]]
+        account(answer)
+        if source.index not in answer.have:
+            misses[source.index] = MOST_MISSES
     relayed.served = [hosts[index].label for index in have]
-    relayed.note = _note(relayed.served, len(stops), size, len(directly.intersection(have)))
+    rest = [stop.host for stop in stops if stop.index not in have]
+    relayed.note = _note(relayed.served, rest, size, len(directly.intersection(have)))
     return relayed
 
 
-def _note(served: Sequence[str], wanted: int, size: int, directly: int) -> str:
+def _note(served: Sequence[str], rest: Sequence[Host], size: int, directly: int) -> str:
     """Say which way the bytes went; ``directly`` is how many hosts got them without SSH."""
     if not served:
         return "relay: no host could be served; all by rsync from here"
-    passed = len(served) - 1
-    ways = [f"unencrypted over TCP to {directly} of {wanted - 1}"] if directly else []
-    ways += [f"over SSH to {passed - directly} of {wanted - 1}"] if passed > directly or not directly else []
+    passed, wanted = len(served) - 1, len(served) - 1 + len(rest)
+    ways = [f"unencrypted over TCP to {directly} of {wanted}"] if directly else []
+    ways += [f"over SSH to {passed - directly} of {wanted}"] if passed > directly or not directly else []
     note = f"relay: {report.size(size)} sent once to {served[0]}, passed on {' and '.join(ways)}"
-    return note if len(served) == wanted else f"{note}; the rest by rsync from here"
+    if not rest:
+        return note
+    return f"{note}; not reached by other hosts, so the rest by rsync from here: {report.host_spec(rest)}"
 
 
 def _program() -> str:
@@ -212,7 +232,7 @@ def _hop_argv(user: str, address: str, port: int) -> list[str]:
         "UserKnownHostsFile": "KNOWN_HOSTS",
         "GlobalKnownHostsFile": "/dev/null",
         "HostKeyAlias": "roomful-next",
-        "ConnectTimeout": "10",
+        "ConnectTimeout": "5",
         "ServerAliveInterval": "5",
         "ServerAliveCountMax": "3",
         "ForwardAgent": "no",
@@ -273,8 +293,9 @@ def _send(
         answer = host_program.answer_of(0, said, b"")
         mine = {stop.index for stop in chain}
         have, directly = ([index for index in answer[name] if index in mine] for name in ("have", "directly"))
-        return _Answer(tuple(have), tuple(directly))
-    except (HostFailure, KeyError, TypeError):
+        missed = tuple((int(one), int(other)) for one, other in answer["missed"])
+        return _Answer(tuple(have), tuple(directly), missed)
+    except (HostFailure, KeyError, TypeError, ValueError):
         return _Answer()
     finally:
         ended.set()

@@ -24,6 +24,7 @@ import queue
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,7 @@ from roomful.workdir.files import Refusal
 HELLO = b"roomful1"
 NUMBER_BYTES = 32
 PROOF_BYTES = 32
-#: Each side must say what it has to within this time; a connection must be made within it.
+#: A connection must be made, and both sides must have proved who they are, within this time.
 HANDSHAKE_SECONDS = 3.0
 #: Peers that are listened to at the same time; strangers beyond are hung up on.
 MOST_PEERS = 16
@@ -55,9 +56,11 @@ class Proof:
             raise Refusal("auth", "the peer does not know the secret of this relay")
 
 
-def exactly(peer: socket.socket, count: int) -> bytes:
+def exactly(peer: socket.socket, count: int, deadline: float) -> bytes:
+    """Read so many bytes; raises TimeoutError at the deadline, however slowly they drip."""
     data = b""
     while len(data) < count:
+        peer.settimeout(max(0.001, deadline - time.monotonic()))
         more = peer.recv(min(count - len(data), 1 << 16))
         if not more:
             raise Refusal("lost", "the peer hung up")
@@ -67,12 +70,13 @@ def exactly(peer: socket.socket, count: int) -> bytes:
 
 def dial(address: str, port: int, secret: str, index: int, packed: bytes) -> socket.socket:
     """Connect to a host that listens, and hand it a request; raises OSError and Refusal."""
+    deadline = time.monotonic() + HANDSHAKE_SECONDS
     peer = socket.create_connection((address, port), HANDSHAKE_SECONDS)
     try:
         number = secrets.token_bytes(NUMBER_BYTES)
         peer.sendall(HELLO + number)
-        proof = Proof(secret, index, number, exactly(peer, NUMBER_BYTES))
-        proof.check(b"listener", exactly(peer, PROOF_BYTES))
+        proof = Proof(secret, index, number, exactly(peer, NUMBER_BYTES, deadline))
+        proof.check(b"listener", exactly(peer, PROOF_BYTES, deadline))
         peer.sendall(proof.of(b"sender") + b"%08d" % len(packed) + packed + proof.of(b"request", packed))
         peer.settimeout(None)
     except BaseException:
@@ -83,18 +87,19 @@ def dial(address: str, port: int, secret: str, index: int, packed: bytes) -> soc
 
 def admit(peer: socket.socket, secret: str, index: int) -> bytes:
     """Return the request of a peer that proves to be the sender; raises OSError and Refusal."""
+    deadline = time.monotonic() + HANDSHAKE_SECONDS
     peer.settimeout(HANDSHAKE_SECONDS)
-    if exactly(peer, len(HELLO)) != HELLO:
+    if exactly(peer, len(HELLO), deadline) != HELLO:
         raise Refusal("protocol", "the peer is not the sender")
-    sender, own = exactly(peer, NUMBER_BYTES), secrets.token_bytes(NUMBER_BYTES)
+    sender, own = exactly(peer, NUMBER_BYTES, deadline), secrets.token_bytes(NUMBER_BYTES)
     proof = Proof(secret, index, sender, own)
     peer.sendall(own + proof.of(b"listener"))
-    proof.check(b"sender", exactly(peer, PROOF_BYTES))
-    length = exactly(peer, 8)
+    proof.check(b"sender", exactly(peer, PROOF_BYTES, deadline))
+    length = exactly(peer, 8, deadline)
     if not length.isdigit() or int(length) > LONGEST_REQUEST:
         raise Refusal("protocol", "a request of no sensible length")
-    packed = exactly(peer, int(length))
-    proof.check(b"request", exactly(peer, PROOF_BYTES), packed)
+    packed = exactly(peer, int(length), deadline)
+    proof.check(b"request", exactly(peer, PROOF_BYTES, deadline), packed)
     peer.settimeout(None)
     return packed
 

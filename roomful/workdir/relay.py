@@ -66,7 +66,10 @@ def receive(door: socket.socket, asked: dict[str, Any]) -> None:
 
 
 def pass_on(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], object]) -> dict[str, Any]:
-    """Take the payload and pass it on; say which hosts have it, this one first, and which of them without SSH."""
+    """Take the payload and pass it on.
+
+    Says which hosts have it, this one first, which of them without SSH, and which could not be reached from where.
+    """
     store = Store(request["workdir"], request["dest"], request["key"])
     store.make()
     if request.get("door"):
@@ -77,7 +80,7 @@ def pass_on(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], obje
     seed = Seed(os.path.join(store.staging, raw(request["seed"])))
     threading.Thread(target=end_with, args=(seed,), daemon=True).start()
     following = Hop(request, seed) if request["hops"] else None
-    after: dict[str, Any] = {"have": [], "directly": []}
+    after: dict[str, Any] = {"have": [], "directly": [], "missed": []}
     try:
         if request["source"] == "seed":
             seed.load()
@@ -115,5 +118,7 @@ def main() -> None:
         stdout.flush()
 
     request = json.loads(zlib.decompress(stdin.read(int(stdin.read(8)))))
+    if request["source"] != "look":
+        alive()
     stdout.write(answer_to(request, stdin, alive))
     stdout.flush()

@@ -55,7 +55,7 @@ def test_hosts_that_know_no_way_to_each_other_are_served_from_here(project: Proj
     project.keys("")
     rows, said = project.deploy("--relay", "chain")
     assert [row["result"] for row in rows] == ["deployed"] * 5, said
-    assert "passed on over SSH to 0 of 4; the rest by rsync from here" in said
+    assert "passed on over SSH to 0 of 4; not reached by other hosts, so the rest by rsync from here: lab0" in said
     assert len(project.sums()) == 1
 
 

@@ -27,6 +27,7 @@ REQUEST = {
     "limit": 600_001,
     "secret": "",
     "program": "",
+    "silent": 0,
 }
 
 
@@ -64,7 +65,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_what_goes_in_comes_out(source: Path, tmp_path: Path) -> None:
-    assert take(tmp_path / "work", payload(source)) == {"have": [4], "directly": []}
+    assert take(tmp_path / "work", payload(source)) == {"have": [4], "directly": [], "missed": []}
     for name in ("a", "b/c d", "new\nline"):
         ours, theirs = source / name, seed(tmp_path / "work") / name
         assert ours.read_bytes() == theirs.read_bytes()
