@@ -1,4 +1,4 @@
-"""Firewalls between hosts that say nothing: packets vanish, and a relay must find another way in the time it states."""
+"""Firewalls between hosts that drop packets silently: a relay must find another way in the time that it states."""
 
 from __future__ import annotations
 

@@ -75,6 +75,13 @@ def load(folder: Path = FOLDER) -> list[Proof]:
     ]
 
 
+def _copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder by hard links, or its bytes where the target is another disk: no file in it may be written to."""
+    if subprocess.run(["cp", "-al", source, target], stderr=subprocess.DEVNULL, check=False).returncode:
+        shutil.rmtree(target, ignore_errors=True)
+        subprocess.run(["cp", "-a", source, target], check=True)
+
+
 @contextmanager
 def copied() -> Iterator[Path]:
     """Give a copy of the checkout with a .venv of its own. Not below /tmp: a lab's hosts have one each."""
@@ -89,10 +96,13 @@ def copied() -> Iterator[Path]:
             if source.is_symlink() or source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
-        subprocess.run(["cp", "-a", "--reflink=auto", CHECKOUT / ".venv", folder / ".venv"], check=True)
+        _copy_tree(CHECKOUT / ".venv", folder / ".venv")
         for path in (*folder.glob(".venv/lib/python*/site-packages/*.pth"), *folder.glob(".venv/bin/*")):
             if path.is_file() and not path.is_symlink() and str(CHECKOUT).encode() in path.read_bytes():
-                path.write_bytes(path.read_bytes().replace(str(CHECKOUT).encode(), str(folder).encode()))
+                text, mode = path.read_bytes(), path.stat().st_mode
+                path.unlink()
+                path.write_bytes(text.replace(str(CHECKOUT).encode(), str(folder).encode()))
+                path.chmod(mode)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
