@@ -75,13 +75,6 @@ def load(folder: Path = FOLDER) -> list[Proof]:
     ]
 
 
-def _copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder by hard links, or its bytes where the target is another disk: no file in it may be written to."""
-    if subprocess.run(["cp", "-al", source, target], stderr=subprocess.DEVNULL, check=False).returncode:
-        shutil.rmtree(target, ignore_errors=True)
-        subprocess.run(["cp", "-a", source, target], check=True)
-
-
 @contextmanager
 def copied() -> Iterator[Path]:
     """Give a copy of the checkout with a .venv of its own. Not below /tmp: a lab's hosts have one each."""
@@ -96,16 +89,27 @@ def copied() -> Iterator[Path]:
             if source.is_symlink() or source.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(source, target, follow_symlinks=False)
-        _copy_tree(CHECKOUT / ".venv", folder / ".venv")
-        for path in (*folder.glob(".venv/lib/python*/site-packages/*.pth"), *folder.glob(".venv/bin/*")):
-            if path.is_file() and not path.is_symlink() and str(CHECKOUT).encode() in path.read_bytes():
-                text, mode = path.read_bytes(), path.stat().st_mode
-                path.unlink()
-                path.write_bytes(text.replace(str(CHECKOUT).encode(), str(folder).encode()))
-                path.chmod(mode)
+        _environment(folder)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _environment(folder: Path) -> None:
+    """Make the copy's .venv: all that names the checkout is its own, what was installed is the checkout's."""
+    old, new = CHECKOUT / ".venv", folder / ".venv"
+    shutil.copytree(old / "bin", new / "bin", symlinks=True)
+    shutil.copy2(old / "pyvenv.cfg", new)
+    for packages in old.glob("lib/python*/site-packages"):
+        (target := new / packages.relative_to(old)).mkdir(parents=True)
+        for path in packages.iterdir():
+            if path.suffix == ".pth":
+                shutil.copy2(path, target)
+            else:
+                (target / path.name).symlink_to(path)
+    for path in (*new.glob("lib/python*/site-packages/*.pth"), *new.glob("bin/*")):
+        if path.is_file() and not path.is_symlink() and str(CHECKOUT).encode() in path.read_bytes():
+            path.write_bytes(path.read_bytes().replace(str(CHECKOUT).encode(), str(folder).encode()))
 
 
 @dataclass(frozen=True)
