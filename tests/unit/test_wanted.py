@@ -12,7 +12,8 @@ def test_outputs_come_from_the_host_whose_result_counts() -> None:
     tries = (Try(1, "first", "exit 1", "", 0), Try(2, "second", "lost", "", 0))
     done = TaskRecord(1, "done", spec, attempt=3, host="third", tries=tries)
     again = TaskRecord(2, "running", spec, attempt=2, host="third", tries=tries[:1])
-    found = Declarations.of([done, again])
+    failed = TaskRecord(3, "failed", spec, attempt=1, host="fourth")
+    found = Declarations.of([done, again, failed])
     assert {host: [one.path for one in outputs] for host, outputs in found.by_host.items()} == {
         "third": ["sub/a", "sub/b"]
     }
