@@ -93,7 +93,7 @@ def test_heartbeats_come_as_often_as_the_setting_says(own: Room) -> None:
     for _ in range(25):
         silences.append(own.queue.clients()[0].seconds_since_heartbeat)
         time.sleep(0.05)
-    assert max(silences) < 1.0, silences
+    assert max(silences) < 1.2, silences
     own.queue.configure({"heartbeat_seconds": 60})
     # The last one of the old rhythm, and the one that brings the news.
     time.sleep(0.5)

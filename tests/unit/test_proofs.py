@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.support.proofs import CHECKOUT, Proof, broken, load, run, verdict
 PROOFS = load()
 
 
+@functools.cache
 def names_in(path: Path) -> set[str]:
     """Return the names of the test functions in a file."""
     tree = ast.parse(path.read_text())
