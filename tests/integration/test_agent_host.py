@@ -18,7 +18,7 @@ from tests.support.waiting import wait_until
 
 MIB = 1024 * 1024
 #: The time limit of a task that is suspended for longer.
-LIMIT_SECONDS = 3.0
+LIMIT_SECONDS = 4.0
 #: Takes megabytes one after the other, up to a number, and then waits for a file.
 EAT = (
     "python3 -c 'import os, sys, time; most, path, kept = int(sys.argv[1]), sys.argv[2], []\n"
@@ -180,7 +180,8 @@ def test_tasks_stand_still_while_somebody_is_at_the_console(own: Room) -> None:
     own.start(python=python)
     count = own.folder / "count"
     script = "while :; do echo >> {0}; sleep 0.02; done & setsid sh -c 'while :; do echo >> {0}.2; sleep 0.02; done'"
-    (limited,) = own.submit("sleep 1.8", timeout=LIMIT_SECONDS, cpus=0)
+    go = own.folder / "go"
+    (limited,) = own.submit(f"while [ ! -e {go} ]; do sleep 0.05; done", timeout=LIMIT_SECONDS, cpus=0)
     (task_id,) = own.submit(script.format(count), timeout=600)
     wait_until(lambda: count.exists() and (own.folder / "count.2").exists(), PATIENCE)
     begin = time.monotonic()
@@ -202,6 +203,7 @@ def test_tasks_stand_still_while_somebody_is_at_the_console(own: Room) -> None:
     assert own.queue.task(task_id).state == "running"  # type: ignore[union-attr]
     stopped = sizes()
     time.sleep(max(0.0, begin + LIMIT_SECONDS + 0.1 - time.monotonic()))
+    go.touch()
     (run / "utmp").write_bytes(b"")
     wait_until(lambda: sizes()[0] > stopped[0] and sizes()[1] > stopped[1], PATIENCE, sizes)
     own.queue.cancel([task_id])
