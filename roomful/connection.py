@@ -21,6 +21,7 @@ import paramiko
 from roomful.channel import Input, converse
 from roomful.dialer import Dialer
 from roomful.endpoint import Endpoint
+from roomful.handshakes import Handshakes
 from roomful.hosts import Host
 from roomful.identity import Identity, identities
 from roomful.known_hosts import KnownHosts, PresentedKey, Verdict, host_pattern
@@ -59,7 +60,7 @@ class Shared:
         self.settings = settings
         self.password = password
         self.config = fabric.Config(lazy=True, overrides={"run": {"hide": True, "in_stream": False}})
-        self.handshakes = threading.BoundedSemaphore(max(1, int(settings.handshakes)))
+        self.handshakes = Handshakes(int(settings.handshakes))
         self._known_hosts: dict[tuple[Any, ...], KnownHosts] = {}
         self._identities: dict[tuple[Any, ...], tuple[Identity, ...]] = {}
         self._lock = threading.Lock()
@@ -118,7 +119,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         """
         if self.is_connected:
             return
-        with self._shared.handshakes:
+        with self._shared.handshakes.slot():
             transport, presented = self._meet()
             try:
                 self._admit(presented)
@@ -132,7 +133,7 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
 
     def present_key(self) -> PresentedKey:
         """Exchange keys with the host without logging in, and judge the key that it presents."""
-        with self._shared.handshakes:
+        with self._shared.handshakes.slot():
             transport, presented = self._meet()
             transport.close()
             return presented

@@ -49,7 +49,7 @@ class Settings:
     login_timeout_seconds: float = 20.0
     #: A step's command on a host must end within this time.
     command_timeout_seconds: float = 300.0
-    #: Most key exchanges at the same time.
+    #: Most key exchanges at the same time; one whose host does not answer for half a second counts no more.
     handshakes: int = 32
     #: Most hosts that are worked on at the same time.
     parallel: int = 512

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from roomful.endpoint import endpoint_of
+from roomful.handshakes import BUSY_SECONDS
 from roomful.hosts import Host, parse_host, resolve
 from roomful.lab import Lab
 from roomful.outcome import HostFailure, Outcome
@@ -72,6 +73,23 @@ def test_bad_hosts_cost_one_deadline_together_and_live_ones_nothing(
     for host, reason in bad.items():
         assert (by_host[host].status, by_host[host].reason) == ("unreachable", reason), by_host[host]
     assert seconds < 1.0 + 2 * 2.0 + 1.5
+
+
+def test_hosts_that_hang_at_the_login_cost_one_deadline_however_many_they_are(
+    hosts: tuple[Host, ...], settings: Settings
+) -> None:
+    """As where the file server of all homes has died: each would hold one of the few slots for key exchanges."""
+    quick = settings.replace(connect_timeout_seconds=5.0, login_timeout_seconds=3.0, handshakes=4)
+    with contextlib.ExitStack() as stack:
+        hanging = [parse_host(stack.enter_context(bad_servers.serve(bad_servers.half_way))) for _ in range(24)]
+        start = time.monotonic()
+        outcomes = fan_out([*hanging, *hosts], say, quick)
+        seconds = time.monotonic() - start
+    by_host = {outcome.host: outcome for outcome in outcomes}
+    assert {by_host[host].reason for host in hanging} == {"timeout"}
+    assert {by_host[host].status for host in hosts} == {"ok"}
+    # They are let in four at a time, each for half a second; one after the other they would cost 18 s.
+    assert seconds < 24 / 4 * BUSY_SECONDS + 3.0 + 3.0
 
 
 def test_a_server_that_drops_the_first_connections_is_tried_again(rootless_lab: Lab, settings: Settings) -> None:
