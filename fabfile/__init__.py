@@ -9,14 +9,15 @@ import importlib
 import pkgutil
 import sys
 
-from invoke import Collection
-
-from roomful.settings import defaults
-
-from ._step import StepTask, name_tasks
-
 # Invoke turns bytecode off for what it loads: every call would compile all of this anew, for 50 to 100 ms.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
+
+# Only now, so that there is bytecode of these too.
+from invoke import Collection  # noqa: E402
+
+from roomful.settings import defaults  # noqa: E402
+
+from ._step import StepTask, name_tasks  # noqa: E402
 
 #: Modules whose tasks are called by a dotted name (``lab.up``); the tasks of all others stand at the top.
 GROUPS = {"lab": "lab", "dev": "dev", "benchexec": "bench", "experimenting": "experiments"}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from pathlib import Path
 
 import pytest
 
+from roomful.connection import LOST_AFTER_MS, TCP_USER_TIMEOUT
 from roomful.endpoint import endpoint_of
 from roomful.handshakes import BUSY_SECONDS
 from roomful.hosts import Host, parse_host, resolve
@@ -227,6 +229,12 @@ class TestCommands:
         outcomes = fan_out(hosts, work, settings)
         assert [outcome.reason for outcome in outcomes] == ["error", None, None]
         assert "ZeroDivisionError" in outcomes[0].detail
+
+
+def test_a_connection_whose_packets_nobody_answers_is_given_up(hosts: tuple[Host, ...], settings: Settings) -> None:
+    """Linux does it; without being told so it goes on for a quarter of an hour."""
+    with connect(hosts[0], settings) as connection:
+        assert connection.transport.sock.getsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT) == LOST_AFTER_MS
 
 
 def test_fabrics_own_group_methods_work(hosts: tuple[Host, ...], settings: Settings) -> None:

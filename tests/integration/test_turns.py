@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from roomful.hosts import resolve
+from roomful.hosts import Host, resolve
 from roomful.lab import Lab
-from roomful.turns import Turn, turn
-from tests.support.inv import Project, project_for
+from roomful.settings import Settings
+from roomful.turns import EVERYWHERE, Turn, turn
+from tests.support.inv import CHECKOUT, Project, project_for
 from tests.support.lab import lab, rootless_lab, settings_for
 from tests.support.waiting import wait_until
 
@@ -87,6 +89,19 @@ def test_an_interrupt_ends_the_waiting(project: Project, rootless_lab: Lab) -> N
         assert waiting.communicate(timeout=20)[1] == "inv deploy: interrupted\n"
     assert waiting.returncode == 130
     wait_until(lambda: not list((project.root / ".roomful" / "turns").glob("[!.]*")), 5, "a turn stays")
+
+
+def test_a_step_that_was_killed_keeps_nobody_out(tmp_path: Path) -> None:
+    code = (
+        "import os, pathlib; from roomful.turns import turn; from roomful.hosts import Host;"
+        "from roomful.settings import Settings; settings = Settings(root=pathlib.Path(os.sys.argv[1]))\n"
+        "with turn('inv deploy', '', [Host('a')], settings, print): os.kill(os.getpid(), 9)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=CHECKOUT, check=False, timeout=30)
+    assert done.returncode == -9
+    assert len(list((tmp_path / ".roomful" / "turns").glob("[!.]*"))) == 1
+    with turn("inv clean", EVERYWHERE, [Host("a")], Settings(root=tmp_path), pytest.fail):
+        assert len(list((tmp_path / ".roomful" / "turns").glob("[!.]*"))) == 1
 
 
 def workdir(project: Project) -> str:
