@@ -179,7 +179,12 @@ class Style:
 
             print(f"\n{len(left)} pending: {host_spec(left)}; Ctrl-C again stops them", file=sys.stderr)
 
-        with progress.hosts("Run", len(hosts)) if not live else nullcontext(None) as on_outcome:
+        def retried(left: Sequence[Host]) -> None:
+            from roomful.report import host_spec
+
+            print(f"trying again: {host_spec(left)}", file=sys.stderr)
+
+        with progress.hosts("run", len(hosts)) if not live else nullcontext(None) as on_outcome:
 
             def ended(outcome: Outcome[Ran]) -> None:
                 for stream in ("stdout", "stderr") if live else ():
@@ -193,7 +198,7 @@ class Style:
                 settings,
                 timeout=timeout,
                 retries=retries,
-                watch=run.Watch(show if live else None, ended, pending),
+                watch=run.Watch(show if live else None, ended, pending, retried),
             )
         if self.outdir:
             run.write_outputs(outcomes, Path(self.outdir))

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from roomful.errors import InputError, RoomfulError
 from roomful.head_start import HeadStart
@@ -68,6 +69,9 @@ class Ran:
     stderr: bytes
 
 
+#: Before hosts are tried again: one that refuses at once needs some time.
+RETRY_PAUSE_SECONDS = 1.0
+
 #: The wrapper's exit code where it could not keep the standard input, for want of room.
 NO_ROOM = 125
 
@@ -77,11 +81,15 @@ OnOutput = Callable[[Host, str, bytes], None]
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told of what happens: each chunk of output, each outcome, and at Ctrl-C the hosts that are pending."""
+    """Who is told of what happens: each chunk of output, each outcome, and hosts that are pending or tried again.
+
+    ``on_interrupt`` is called at Ctrl-C, ``on_retry`` before hosts that could not be reached are tried once more.
+    """
 
     on_output: OnOutput | None = None
     on_outcome: Callable[[Outcome[Ran]], None] | None = None
     on_interrupt: Callable[[Sequence[Host]], None] | None = None
+    on_retry: Callable[[Sequence[Host]], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -134,7 +142,7 @@ def run(
     retries: int = 0,
     watch: Watch = NOBODY,
 ) -> Outcomes[Ran]:
-    """Run a job on every host; hosts that could not be reached are tried ``retries`` times more.
+    """Run a job on every host; hosts that could not be reached are tried ``retries`` times more, where that can help.
 
     ``timeout`` is seconds for the command alone (default: ``command_timeout_seconds``). A non-zero exit code is the
     failure ``exit N`` and its output is in the outcome's value all the same.
@@ -178,17 +186,28 @@ def run(
         again = attempt < retries
 
         def report(outcome: Outcome[Ran], again: bool = again) -> None:
-            if watch.on_outcome and not (again and outcome.status == "unreachable"):
+            if watch.on_outcome and not (again and _may_pass(outcome)):
                 watch.on_outcome(judged(outcome))
 
         group = HostGroup(left, settings, head_start=head_start)
         head_start = None
         for outcome in group.each(work, report, watch.on_interrupt):
             last[outcome.host] = judged(outcome)
-        left = tuple(host for host in left if last[host].status == "unreachable")
-        if not left:
+        left = tuple(host for host in left if _may_pass(last[host]))
+        if not (again and left) or any(outcome.reason == "interrupted" for outcome in last.values()):
+            break
+        if watch.on_retry:
+            watch.on_retry(left)
+        try:
+            time.sleep(RETRY_PAUSE_SECONDS)
+        except KeyboardInterrupt:
             break
     return Outcomes(last[host] for host in hosts)
+
+
+def _may_pass(outcome: Outcome[Any]) -> bool:
+    """Tell whether a host may be reached the next time; one whose key or answer to ours is no will say it again."""
+    return outcome.status == "unreachable" and outcome.reason not in ("host-key", "auth")
 
 
 def make_folder(folder: Path) -> None:

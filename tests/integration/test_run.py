@@ -272,3 +272,47 @@ def test_a_mistyped_host_is_met_with_what_was_perhaps_meant(inv: Inv, project: P
     assert done.returncode == 1
     said = "no host list has that name either: machine-0l; the lists are: lab, rack; did you mean machine-01?\n"
     assert done.stderr.decode().endswith(said)
+
+
+def test_hosts_that_may_come_back_are_tried_again_and_others_not(inv: Inv, project: Path, rootless_lab: Lab) -> None:
+    config = rootless_lab.ssh_config.read_text().splitlines(keepends=True)
+    unknown = ["UserKnownHostsFile /dev/null\n", *(line for line in config if "KnownHosts" not in line)]
+    (project / "unknown").write_text("".join(unknown))
+    line = (project / "host_lists" / "lab.txt").read_text().splitlines()[-1]
+    (project / "host_lists" / "two.txt").write_text(
+        f"127.0.0.1:1\n{line.replace(str(rootless_lab.ssh_config), 'unknown')}\n"
+    )
+    done = inv("run", "--hosts", "two", "--retry", "2", "--", "true")
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 1
+    assert said[:2] == ["trying again: 127.0.0.1:1"] * 2, said
+    assert said[2] == "2 hosts: 0 ok, 0 failed, 2 unreachable"
+    assert "reasons: 1 refused, 1 host-key" in said
+
+
+def test_nobody_is_tried_again_after_an_interrupt(project: Path) -> None:
+    mark = f"9{os.getpid()}.5"
+    argv = [
+        sys.executable,
+        "-m",
+        "invoke",
+        "run",
+        "--hosts",
+        "127.0.0.1:1,lab01",
+        "--retry",
+        "9",
+        "--",
+        f"sleep {mark}",
+    ]
+    with subprocess.Popen(argv, cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as controller:
+        wait_until(lambda: _running(f"sleep {mark}"), 15, "the command does not start")
+        controller.send_signal(signal.SIGINT)
+        assert controller.stderr is not None
+        while b"1 pending: lab01" not in controller.stderr.readline():
+            pass
+        controller.send_signal(signal.SIGINT)
+        said = controller.stderr.read().decode()
+        controller.wait(15)
+    assert controller.returncode == 130
+    assert "trying again" not in said
+    assert "2 hosts: 0 ok, 1 failed, 1 unreachable" in said
