@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import random
 import selectors
 import socket
 import subprocess
@@ -22,6 +23,10 @@ from roomful.outcome import UNREACHABLE_REASONS, HostFailure
 #: A server that drops connections at once (sshd's MaxStartups) is tried again after these pauses, in seconds.
 DROPPED_PAUSES = (0.2, 0.5, 1.0, 2.0)
 DROPPED = "the server closes the connection before it speaks"
+#: What OpenSSH's sshd says instead of its version when it drops a connection; older ones say nothing.
+TURNED_AWAY = (b"Exceeded MaxStartups", b"Not allowed at this time")
+#: Bytes of a server's first words that are looked at.
+FIRST_WORDS = 64
 #: Name look-ups at the same time; they run in daemon threads because the resolver has no time-out of ours.
 LOOKUPS = 64
 
@@ -43,6 +48,7 @@ class _Call:
     sock: socket.socket | None = None
     connecting: bool = False
     drops: int = 0
+    said: str = ""
     retry_at: float | None = None
     error: HostFailure | None = None
     process: subprocess.Popen[bytes] | None = None
@@ -207,7 +213,8 @@ class Dialer:
 
     def _too_late(self, call: _Call) -> HostFailure:
         if call.drops:
-            return HostFailure("protocol", f"{DROPPED} ({call.drops} times)")
+            what = f"the server takes no more logins now: {call.said}" if call.said else DROPPED
+            return HostFailure("protocol", f"{what} ({call.drops} times)")
         if call.process is not None:
             # The command's last word: a gateway's name, or a ProxyCommand as a whole.
             return HostFailure("timeout", f"no answer within {self._seconds:g} s through {call.address.proxy[-1]}")
@@ -229,11 +236,13 @@ class Dialer:
             self._selector.modify(sock, selectors.EVENT_READ, call)
             return
         try:
-            first = sock.recv(1, socket.MSG_PEEK)
+            first = sock.recv(FIRST_WORDS, socket.MSG_PEEK)
         except OSError as error:
             first = b""
             call.error = _failure(error.errno or 0, call.address)
-        if first:
+        if first.startswith(TURNED_AWAY):
+            call.said = first.split(b"\r")[0].decode()
+        elif first:
             self._selector.unregister(sock)
             sock.setblocking(True)
             self._waiting.discard(call.index)
@@ -253,13 +262,16 @@ class Dialer:
                 return
             reason = reason if reason in UNREACHABLE_REASONS else "protocol"
             self._finish(call, HostFailure(reason, f"{detail} (through {call.address.proxy[-1]})"))
-        elif call.drops < len(DROPPED_PAUSES):
+        elif call.said or call.drops < len(DROPPED_PAUSES):
+            # Who says so will have room again: that is worth all the time there is.
             self._pause(call)
         else:
             self._finish(call, HostFailure("protocol", f"{DROPPED} ({call.drops + 1} times)"))
 
     def _pause(self, call: _Call) -> None:
-        call.retry_at = time.monotonic() + DROPPED_PAUSES[call.drops]
+        pause = DROPPED_PAUSES[min(call.drops, len(DROPPED_PAUSES) - 1)]
+        # Not all who were dropped together come back together.
+        call.retry_at = time.monotonic() + pause * random.uniform(0.5, 1.5)
         call.drops += 1
         self._paused.append(call)
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import socket
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from roomful import dialer
 from roomful.connection import LOST_AFTER_MS, TCP_USER_TIMEOUT
 from roomful.endpoint import endpoint_of
 from roomful.handshakes import BUSY_SECONDS
@@ -18,7 +21,7 @@ from roomful.outcome import HostFailure, Outcome
 from roomful.settings import Settings
 from roomful.ssh import HostConnection, HostGroup, connect, fan_out
 from tests.support import bad_servers
-from tests.support.lab import lab, rootless_lab, settings_for
+from tests.support.lab import LabFactory, lab, rootless_lab, settings_for
 
 __all__ = ["lab", "rootless_lab"]
 
@@ -103,6 +106,48 @@ def test_a_server_that_drops_the_first_connections_is_tried_again(rootless_lab: 
         host = Host(*_split(where), attributes={"ssh_config": str(_config_without_known_hosts(rootless_lab, known))})
         outcomes = fan_out([host], lambda connection: connection.execute(["true"]).exit_code, through)
     assert outcomes[0].status == "ok", outcomes[0]
+
+
+class TestMaxStartups:
+    """Real servers that take one login at a time, and somebody who has begun one and says nothing."""
+
+    @pytest.fixture
+    def room(self, lab: LabFactory) -> Lab:
+        return lab(own="startups", count=2, rootless=True, max_startups="1:100:1")
+
+    @staticmethod
+    @contextlib.contextmanager
+    def crowd(room: Lab, settings: Settings) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            for host in resolve("lab", settings):
+                endpoint = endpoint_of(host, settings)
+                held = stack.enter_context(socket.create_connection((endpoint.host, endpoint.port), 5))
+                assert held.recv(4) == b"SSH-"
+            yield
+
+    def test_we_come_back_until_there_is_room(
+        self, room: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        # As many drops as silent servers are allowed are soon over.
+        monkeypatch.setattr(dialer, "DROPPED_PAUSES", (0.05,) * 4)
+        settings = settings_for(room, tmp_path, connect_timeout_seconds=20.0)
+        with ThreadPoolExecutor(1) as pool:
+            with self.crowd(room, settings):
+                waiting = pool.submit(fan_out, resolve("lab", settings), say, settings)
+                with pytest.raises(TimeoutError):
+                    waiting.result(1.5)
+            outcomes = waiting.result(25)
+        assert [outcome.status for outcome in outcomes] == ["ok", "ok"], outcomes.not_ok
+
+    def test_it_costs_the_time_to_connect_and_is_named(self, room: Lab, tmp_path: Path) -> None:
+        settings = settings_for(room, tmp_path, connect_timeout_seconds=1.5)
+        begin = time.monotonic()
+        with self.crowd(room, settings):
+            outcomes = fan_out(resolve("lab", settings), say, settings)
+        assert time.monotonic() - begin < 3.5
+        for outcome in outcomes:
+            assert (outcome.status, outcome.reason) == ("unreachable", "protocol")
+            assert outcome.detail.startswith("the server takes no more logins now: Exceeded MaxStartups ("), outcome
 
 
 def _split(where: str) -> tuple[str, None, int]:
