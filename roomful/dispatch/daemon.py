@@ -36,6 +36,12 @@ from .wire import Client, Request, WireError
 SETTLE_SECONDS = 15.0
 #: Python lets a thread run for 5 ms while another could answer; here they hand over in less.
 SWITCH_SECONDS = 0.0005
+#: Descriptors that a dsh costs here at most: its own streams and connection, rsync's and the dsh's that rsync starts.
+DESCRIPTORS_EACH = 24
+#: Descriptors for the rest: connections to hosts, logs, libraries.
+DESCRIPTORS_ELSE, DESCRIPTORS_A_HOST = 32, 2
+#: Pause where no descriptor is left, in seconds.
+FULL_SECONDS = 0.05
 #: How often it is asked whether there is still something to do, in seconds.
 IDLE_LOOK_SECONDS = 1.0
 
@@ -87,6 +93,7 @@ class Dispatcher:
         self._listener = listener
         self._ending = threading.Event()
         self._lock = threading.Lock()
+        self._room = house.room
         self._serving = 0
         self._last = time.monotonic()
 
@@ -106,7 +113,15 @@ class Dispatcher:
 
     def _accept(self) -> None:
         while True:
-            sock, _ = self._listener.accept()
+            # Whoever does not fit in waits at the door, and costs no descriptor there.
+            self._room.acquire()
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                # No descriptor is left all the same; those that run give theirs back.
+                self._room.release()
+                time.sleep(FULL_SECONDS)
+                continue
             threading.Thread(target=self._client, args=(Client(sock),), daemon=True, name="client").start()
 
     def _client(self, client: Client) -> None:
@@ -126,6 +141,7 @@ class Dispatcher:
             raise
         finally:
             client.close()
+            self._room.release()
             with self._lock:
                 self._serving -= 1
                 self._last = time.monotonic()
@@ -197,6 +213,13 @@ def listen(path: Path) -> socket.socket:
     return listener
 
 
+def most_at_once(hosts: int) -> int:
+    """Return how many dsh are served at the same time, for the files that we may open."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = (soft if soft > 0 else 1 << 16) - DESCRIPTORS_ELSE - DESCRIPTORS_A_HOST * hosts
+    return max(1, free // DESCRIPTORS_EACH)
+
+
 def main() -> None:
     """Serve with the plan on stdin; says on stdout, in one line, that it does or why it cannot."""
     plan = Plan.of(sys.stdin.buffer.read())
@@ -227,7 +250,8 @@ def _serve(plan: Plan, score: Any) -> None:
     inode = plan.socket.stat().st_ino
     try:
         with Pool(plan.hosts, plan.settings, score) as pool:
-            dispatcher = Dispatcher(plan, House(pool, Mounts(), str(plan.socket)), listener)
+            house = House(pool, Mounts(), str(plan.socket), threading.Semaphore(most_at_once(len(plan.hosts))))
+            dispatcher = Dispatcher(plan, house, listener)
             signal.signal(signal.SIGTERM, lambda *_: dispatcher.end())
             _answer_starter({"ok": os.getpid()})
             dispatcher.serve()

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from roomful import dsh
@@ -73,6 +74,17 @@ class House:
     pool: Pool
     mounts: folders.Mounts
     socket: str
+    #: Each dsh that is served holds a place; while rsync runs for it, rsync's own dsh has that.
+    room: threading.Semaphore
+
+    @contextlib.contextmanager
+    def lent(self) -> Iterator[None]:
+        """Lend our place to somebody whom we wait for."""
+        self.room.release()
+        try:
+            yield
+        finally:
+            self.room.acquire()
 
 
 class Job:
@@ -134,7 +146,8 @@ class Job:
             self._client.say(dsh.NOTE, f"{order.argv[0]} runs on {label}")
         if order.sync:
             try:
-                sync.push(self._sync_plan(label), self._client)
+                with self._house.lent():
+                    sync.push(self._sync_plan(label), self._client)
             except sync.SyncFailure as error:
                 self._pool.leave(place)
                 self._not_brought(place, f"{label}: cannot bring {order.here} there: {error}")
@@ -193,7 +206,8 @@ class Job:
         order = self._order
         if order.sync:
             try:
-                sync.pull(self._sync_plan(place.host.label), self._client)
+                with self._house.lent():
+                    sync.pull(self._sync_plan(place.host.label), self._client)
             except sync.SyncFailure as error:
                 self._not_brought(place, f"{place.host.label}: cannot bring the results from there: {error}")
                 return

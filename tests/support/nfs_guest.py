@@ -14,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -239,10 +240,12 @@ def trial(kit: Kit, options: str, count: int, report: Callable[[dict[str, object
         if old not in text:
             raise SystemExit(f"{file} has no {old!r}")
         path.write_text(text.replace(old, new))
-    for protection, code in (("on", CHECKOUT), ("off", off)):
+    for protection, code in (("off", off), ("on", CHECKOUT)):
         base = SHARED / protection
         base.mkdir()
+        say(f"protection {protection}")
         caller = Caller(kit, code, f"caller-{protection}")
+        say("the dispatcher is ready")
         begin = time.monotonic()
         total = 0
         for direction, case, good in rounds(caller, base, count if protection == "on" else 1):
@@ -284,7 +287,7 @@ def main() -> None:
                 trial(kit, options, count=int(count), report=report)
                 report({"done": True})
     except BaseException as error:  # the first process must not end: its kernel would
-        say(f"{role} failed: {type(error).__name__}: {error}")
+        say(f"{role} failed: {''.join(traceback.format_exception(error))}")
     else:
         if role != "caller":
             say(f"{role} is ready")
