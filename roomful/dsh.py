@@ -143,7 +143,7 @@ def find_project() -> tuple[str, str]:
     folder = os.environ.get("ROOMFUL_PROJECT", "") or here()
     while True:
         try:
-            return folder, os.readlink(folder + "/.roomful/dispatcher")
+            return folder, own_link(folder + "/.roomful/dispatcher")
         except OSError:
             if not folder:
                 break
@@ -151,10 +151,17 @@ def find_project() -> tuple[str, str]:
     if os.environ.get("ROOMFUL_PROJECT"):
         return "", ""
     try:
-        folder = os.readlink(f"/tmp/roomful-{os.getuid()}/dispatch/project")
-        return folder, os.readlink(folder + "/.roomful/dispatcher")
+        folder = own_link(f"/tmp/roomful-{os.getuid()}/dispatch/project")
+        return folder, own_link(folder + "/.roomful/dispatcher")
     except OSError:
         return "", ""
+
+
+def own_link(path: str) -> str:
+    """Read a link of ours: anybody can lay one into /tmp, and would get our command and streams. Raises OSError."""
+    if os.lstat(path).st_uid != os.getuid():
+        raise PermissionError
+    return os.readlink(path)
 
 
 def connect(call: Call) -> tuple[Any, str]:
@@ -169,7 +176,11 @@ def connect(call: Call) -> tuple[Any, str]:
         sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
         try:
             sock.connect(path)
-            return sock, ""
+            # struct ucred: process, user, group.
+            owner = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[4:8]
+            if int.from_bytes(owner, sys.byteorder) == os.getuid():
+                return sock, ""
+            return None, f"the dispatcher at {path} is another user's"
         except OSError as error:
             problem = f"cannot reach the dispatcher at {path}: {error.strerror}"
         if again and project:

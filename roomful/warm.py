@@ -23,10 +23,14 @@ RETRY_SECONDS = 30.0
 
 
 class WarmHosts:
-    """A pool of warm connections; use it as a context manager."""
+    """A pool of warm connections; use it as a context manager.
 
-    def __init__(self, settings: Settings) -> None:
+    ``retry_seconds``: how long a host that could not be reached is not tried again (`RETRY_SECONDS`).
+    """
+
+    def __init__(self, settings: Settings, retry_seconds: float | None = None) -> None:
         self.settings = settings
+        self.retry_seconds = RETRY_SECONDS if retry_seconds is None else retry_seconds
         self._commands: dict[Host, HostCommands] = {}
         self._unreachable: dict[Host, tuple[float, Outcome[HostCommands]]] = {}
         self._changed = threading.Condition()
@@ -70,7 +74,7 @@ class WarmHosts:
             tried, outcome = self._unreachable.get(host, (float("-inf"), None))
             if commands and commands.alive:
                 settle(Outcome(host, "ok", value=commands))
-            elif outcome and time.monotonic() - tried < RETRY_SECONDS:
+            elif outcome and time.monotonic() - tried < self.retry_seconds:
                 settle(outcome)
             else:
                 missing.append(host)

@@ -25,6 +25,8 @@ from .wire import Client, Request, WireError
 #: A command may catch SIGTSTP; one that does not stop by it (the kernel ignores it in a session without a terminal)
 #: is stopped after so many seconds.
 STOP_SECONDS = 0.05
+#: Signals that end what does nothing about them.
+ENDING = frozenset((signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGPIPE))
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,8 @@ class Job:
         self._tried: set[str] = set()
         self._place: Place | None = None
         self._over = False
+        #: The signal that ended what a command had left behind.
+        self._freed = 0
         self._abandoned = threading.Event()
 
     def run(self) -> None:
@@ -166,6 +170,11 @@ class Job:
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(AttributeError):  # while its host is being chosen there is no process
+            if number in ENDING and self.process.status is not None:
+                # It has ended: what it left behind, perhaps in a session of its own, holds its streams.
+                self._freed = number
+                self.process.kill()
+                return
             self.process.signal(number)
             if number == signal.SIGTSTP:
                 threading.Timer(STOP_SECONDS, self.process.signal, (signal.SIGSTOP,)).start()
@@ -193,6 +202,8 @@ class Job:
         place = self._place
         assert place is not None
         self._pool.leave(place)
+        if self._freed:
+            status = -self._freed
         if self._abandoned.is_set():
             self._end(0)
         elif failure is not None:

@@ -86,7 +86,8 @@ class Pool:
     def __init__(self, hosts: Sequence[Host], settings: Settings, score: Score) -> None:
         self._seats = {host.label: Seat(host) for host in hosts}
         self._score = score
-        self._warm = WarmHosts(settings)
+        # When a host is tried again is for `PAUSES` to say.
+        self._warm = WarmHosts(settings, retry_seconds=0.0)
         self._heartbeats = Heartbeats(settings, self._heard)
         self._changed = threading.Condition()
         self._closed = threading.Event()

@@ -158,3 +158,98 @@ def test_an_interactive_shell_stops_and_resumes_it(room: Room) -> None:
     finally:
         os.close(terminal)
         os.waitpid(pid, 0)
+
+
+def test_a_dispatcher_that_another_user_has_laid_out_is_not_used(room: Room, tmp_path: Path) -> None:
+    """Above our folder, as in /tmp: it would get our command, our streams and our input."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    (tmp_path / ".roomful").mkdir()
+    trap = tmp_path / ".roomful" / "dispatcher"
+    trap.symlink_to(room.socket)
+    (tmp_path / "tasks.py").write_text(f"open({str(tmp_path / 'was-run')!r}, 'w')\n")
+    where = {**room.environment, "PWD": str(tmp_path)}
+    argv = [str(room.programs / "dsh"), "-n", "echo", "x"]
+
+    def dsh() -> subprocess.CompletedProcess[bytes]:
+        return subprocess.run(argv, cwd=tmp_path, env=where, capture_output=True, check=False)
+
+    # The same link of our own is followed; then it is another's, which leads to a socket that nobody listens on.
+    assert dsh().stdout == b"x\n"
+    trap.unlink()
+    trap.symlink_to(tmp_path / "none.sock")
+    os.chown(trap, 65534, 65534, follow_symlinks=False)
+    assert dsh().returncode in (0, 125)
+    assert not (tmp_path / "was-run").exists()
+
+
+def test_a_socket_that_another_user_listens_on_is_not_spoken_to(room: Room, tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    tmp_path.chmod(0o777)
+    program = f"""import os, socket
+os.setgid(65534); os.setuid(65534)
+s = socket.socket(socket.AF_UNIX)
+s.bind({str(tmp_path / "s")!r}); s.listen(); print("listens", flush=True)
+print(s.accept()[0].recv(100))"""
+    for folder in tmp_path.parents[:2]:
+        folder.chmod(0o755)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"listens\n"
+        done = room.sh(f"dsh --socket {tmp_path}/s echo secret")
+        assert (done.returncode, done.stderr.decode()) == (
+            125, f"dsh: the dispatcher at {tmp_path}/s is another user's\n"
+        )  # fmt: skip
+        assert other.stdout.readline() == b"b''\n"
+
+
+def test_folders_for_temporary_files_are_not_needed(room: Room) -> None:
+    """Set to what cannot be written, as on a machine whose XDG_RUNTIME_DIR has gone with the login."""
+    away = "TMPDIR=/proc/none XDG_RUNTIME_DIR=/proc/none"
+    line = f"{away} {sys.executable} -m invoke start-dispatcher --hosts lab"
+    try:
+        assert room.project.inv("stop-dispatcher").returncode == 0
+        started = room.sh(f"cd {room.project.root} && {line}")
+        assert started.returncode == 0, started.stderr
+        there = room.work.parent / "there"
+        done = room.sh(f"{away} dsh --sync --chdir {room.work}={there} pwd")
+        assert (done.returncode, done.stdout) == (0, f"{there}\n".encode()), done.stderr
+    finally:
+        room.project.inv("stop-dispatcher")
+        start(room)
+
+
+def test_a_daemon_that_holds_the_output_is_waited_for(room: Room) -> None:
+    """As ssh does; Ctrl-C frees, and takes it along."""
+    mark = new_mark()
+    process = room.dsh("sh", "-c", f"setsid sleep {mark} & echo started")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"started\n"
+    wait_until(lambda: alive(mark, "sleep"), 10)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    wait_until_gone(mark, 5)
+
+
+def test_a_host_key_that_is_added_later_is_taken_up(rootless_lab: Lab, room: Room, tmp_path: Path) -> None:
+    known = tmp_path / "known_hosts"
+    known.touch()
+    config = tmp_path / "ssh_config"
+    config.write_text(rootless_lab.ssh_config.read_text().replace(str(rootless_lab.known_hosts), str(known)))
+    settings = {"ssh_config": str(config), "known_hosts": str(known)}
+    project = project_for(rootless_lab, tmp_path / "project", tmp_path, **settings)
+    names = project.root / "host_lists" / "lab.txt"
+    names.write_text(names.read_text().replace(str(rootless_lab.ssh_config), str(config)))
+    new = Room(project, tmp_path, room.programs)
+    try:
+        done = project.inv("start-dispatcher", "--hosts", "lab")
+        assert (done.returncode, done.stderr.count("host-key: unknown")) == (1, 3), done.stderr
+        assert b"host-key" in new.sh(f"dsh --socket {new.socket} true").stderr
+        known.write_bytes(rootless_lab.known_hosts.read_bytes())
+        wait_until(lambda: all(not row["unusable"] for row in new.loads()), 20, new.loads)
+        assert new.sh(f"dsh --socket {new.socket} echo in").stdout == b"in\n"
+    finally:
+        new.close()

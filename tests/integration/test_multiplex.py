@@ -261,12 +261,16 @@ def test_pings_keep_an_idle_connection_alive(commands: HostCommands) -> None:
 
 
 def test_a_killed_supervisor_leaves_nothing(commands: HostCommands) -> None:
-    number = new_mark()
+    number, other = new_mark(), new_mark()
     seen = start_tree(commands, number)
+    start_tree(commands, other)
+    before = alive(other)
     os.kill(parent(seen.pid), signal.SIGKILL)
     assert seen.over.wait(5)
     assert seen.status == -signal.SIGKILL
     wait_until_gone(number, 5)
+    # The launcher has killed what the dead supervisor left, and nothing of the command beside it.
+    assert alive(other) == before
     assert run(commands, Launch("echo here")).out == b"here\n"
 
 
@@ -296,9 +300,7 @@ def test_each_host_has_an_outcome(warm: WarmHosts, hosts: tuple[Host, ...]) -> N
     assert names == [host.name for host in hosts]
 
 
-def test_a_host_that_cannot_be_reached_costs_one_deadline(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_cannot_be_reached_costs_one_deadline(settings: Settings) -> None:
     quick = settings.replace(connect_timeout_seconds=1.0)
     with bad_servers.serve(bad_servers.silent) as label, WarmHosts(quick) as pool:
         host = parse_host(label)
@@ -306,7 +308,7 @@ def test_a_host_that_cannot_be_reached_costs_one_deadline(
         reasons = [pool.connect([host])[0].reason for _ in range(5)]
         assert reasons == ["timeout"] * 5
         assert time.monotonic() - begin < 2
-        monkeypatch.setattr(warm_module, "RETRY_SECONDS", 0.0)
+        pool.retry_seconds = 0.0
         begin = time.monotonic()
         assert pool.connect([host])[0].reason == "timeout"
         assert time.monotonic() - begin >= 1
