@@ -199,6 +199,7 @@ def _dispatcher(
         call = {key: value or known.get(key, value) for key, value in call.items()}
     _, chosen = begin(c, call["hosts"], call["exclude"])
     path = control.ensure(Wish(chosen, call["score"], call["idle"] or IDLE_SECONDS))
-    if remember or not known:
+    # The list that dsh uses may have changed since: then dsh has to follow.
+    if remember or all(known.get(key) == value for key, value in call.items()) or not known:
         control.remember(path, call)
     return path

@@ -253,3 +253,34 @@ def test_a_host_key_that_is_added_later_is_taken_up(rootless_lab: Lab, room: Roo
         assert new.sh(f"dsh --socket {new.socket} echo in").stdout == b"in\n"
     finally:
         new.close()
+
+
+def test_a_folder_of_sockets_that_is_anothers_is_refused_and_an_open_one_closed(room: Room) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a folder of another user's")
+    folder, inv = room.socket.parent, f"{sys.executable} -m invoke"
+    script = f"""cd {room.project.root}
+mount -t tmpfs -o uid=65534,mode=755 none {folder} && {inv} start-dispatcher; echo $?
+umount {folder} && mount -t tmpfs -o mode=777 none {folder} && {inv} start-dispatcher --quiet; echo $?
+stat -c %a {folder}; {inv} stop-dispatcher"""
+    argv = ["unshare", "-m", "sh", "-c", script]
+    done = subprocess.run(argv, env=room.environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "1\n0\n700\n", done
+    assert "not a folder of ours" in done.stderr
+    assert str(folder) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_dsh_follows_when_the_host_list_has_changed(room: Room) -> None:
+    names = room.project.root / "host_lists" / "lab.txt"
+    before, text = room.socket, names.read_text()
+    names.write_text("\n".join(line for line in text.splitlines() if not line.startswith("lab03")) + "\n")
+    try:
+        assert {row["host"] for row in room.project.json("load")} == {"lab01", "lab02"}
+        assert room.socket != before
+        hosts = {room.sh("dsh -v true").stderr.split()[-1] for _ in range(4)}
+        assert hosts == {b"lab01", b"lab02"}
+    finally:
+        names.write_text(text)
+        start(room)
+    assert room.socket == before
