@@ -273,7 +273,7 @@ class _Session:
     ) -> Deployed:
         staging = f"{connection.entry.key[:80]}-{request['index']}@{self.run.controller}.{self.run.token}"
         target = f"{answer['directory']}/staging/{staging}"
-        release = [f"../../releases/{answer['release']}"] if answer["release"] else []
+        release = [f"{answer['directory']}/releases/{answer['release']}"] if answer["release"] else []
         cut = self._cut(answer)
         # The run's token makes the name new; the digest is for people.
         digest = hashlib.sha256("".join(sorted(request["entries"].values())).encode()).hexdigest()[:12]
@@ -285,7 +285,7 @@ class _Session:
         }
         seconds = self.settings.command_timeout_seconds + manifest.size * SECONDS_PER_BYTE
         moved = Transferred(0, 0, 0)
-        basis = release + [f"../{name}" for name in cut[-MOST_CUT_PUSHES:]]
+        basis = release + [f"{answer['directory']}/staging/{name}" for name in cut[-MOST_CUT_PUSHES:]]
         compare_content = False
         while True:
             try:

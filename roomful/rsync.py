@@ -272,8 +272,10 @@ class _Growth:
 def push_options(files: Path, basis: Sequence[str], compare_content: bool = False) -> list[str]:
     """Return what a push of the paths listed in ``files`` has beyond patchwork's own ``-pthrvz``.
 
-    Files that are the same in one of the folders ``basis`` (relative to the target) become hard links to those. The
-    same are those with one size and time; with ``compare_content`` none is taken for the same unread.
+    Files that are the same in one of the folders ``basis`` become hard links to those. The same are those with one
+    size and time; with ``compare_content`` none is taken for the same unread. The folders are absolute: rsyncs with
+    the security fixes of January 2025 (such as Debian 12's 3.2.7) take the blocks of a changed file from a relative
+    one wrongly, and then fail with "failed verification" (RsyncProject/rsync issue 928).
     """
     return [
         # The list says exactly what goes; patchwork's -r would take everything in a listed folder.

@@ -113,6 +113,21 @@ def test_the_second_time_only_the_difference_is_sent(
     assert [(workdir / "run.py").read_text() for workdir in workdirs] == ["two"] * 3
 
 
+def test_of_a_large_file_only_the_blocks_that_changed_are_sent(
+    hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path], source: Path
+) -> None:
+    big = source / "data" / "big"
+    big.write_bytes(os.urandom(2_000_000))
+    assert results(deploy(hosts, settings, Deployment(source))) == ["deployed"] * 3
+    with big.open("r+b") as file:
+        file.seek(1_000_000)
+        file.write(os.urandom(100))
+    second = deploy(hosts, settings, Deployment(source))
+    assert results(second) == ["deployed"] * 3
+    assert all(outcome.value and outcome.value.bytes_sent < 50_000 for outcome in second)
+    assert [(workdir / "data" / "big").read_bytes() for workdir in workdirs] == [big.read_bytes()] * 3
+
+
 def test_a_single_file_into_a_folder_with_an_odd_name(
     hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path], source: Path
 ) -> None:
