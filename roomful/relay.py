@@ -10,15 +10,13 @@ by rsync whatever is not there. So nothing depends on the chain but how long it 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 import subprocess
 import threading
 import time
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +25,16 @@ from roomful.children import dying_with_us
 from roomful.errors import InputError
 from roomful.hosts import Host
 from roomful.login_shell import command_line
+from roomful.lookout import Lookout, Stop, framed, loader, program
 from roomful.manifest import Manifest
-from roomful.openssh import KEX_ALGORITHMS, ssh_argv
+from roomful.openssh import ssh_argv
 from roomful.outcome import HostFailure, Outcome
 from roomful.settings import Settings
-from roomful.sharing import disks
 from roomful.workdir.relay import SILENCE_SECONDS
 from roomful.workdir.seed import CHUNK_BYTES, header_of
 
 if TYPE_CHECKING:
-    from roomful.ssh import HostConnection
+    pass
 
 MODES = ("auto", "chain", "direct", "off")
 #: ``auto`` relays to more hosts than this, and more bytes than this to each.
@@ -48,11 +46,7 @@ MOST_ROUNDS = 4
 MOST_FIRST = 2
 #: A host that so many others did not reach gets its copy from here; one that missed as many sends it to nobody more.
 MOST_MISSED_BY = 2
-MOST_MISSES = 3
-#: Those that processors help with first: every host encrypts the payload once and decrypts it once.
-CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-ctr"
-#: How much longer a host listens for the one before it than other hosts may take to be asked.
-DOOR_SECONDS = 5.0
+MOST_MISSES = 2
 
 
 @dataclass
@@ -65,16 +59,6 @@ class Relayed:
     served: list[str] = field(default_factory=list)
     #: Hosts that have cost a deadline already: none of them is to cost another one.
     given_up: dict[Host, Outcome[Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Stop:
-    """A host on the way, with what its predecessor needs to log in there."""
-
-    index: int
-    host: Host
-    hop: dict[str, Any]
-    lacks: frozenset[int]
 
 
 @dataclass(frozen=True)
@@ -104,24 +88,21 @@ def spread(
     relayed = Relayed(secrets.token_hex(8))
     if mode == "off" or (mode == "auto" and (len(hosts) <= AUTO_HOSTS or manifest.size <= AUTO_BYTES)):
         return relayed
-    base = {**request, "run": relayed.token, "program": _program(), "secret": "", "silent": 0, "limit": manifest.size}
+    base = {**request, "run": relayed.token, "secret": "", "silent": 0, "limit": manifest.size}
     seed = f"{controller}.{relayed.token}"
+    with Lookout(settings, base, manifest, seed, direct=mode == "direct") as lookout:
+        _spread(relayed, hosts, lookout, mode)
+        relayed.given_up = lookout.given_up
+    return relayed
 
-    def look(some: Mapping[Host, int]) -> list[_Stop]:
-        if mode == "direct":
-            base["secret"] = secrets.token_hex(32)
-            # A host that does not answer holds the others up for so long.
-            waits = settings.connect_timeout_seconds + settings.login_timeout_seconds
-            base["door_seconds"] = waits + DOOR_SECONDS
-        stops, given_up = _look(some, settings, base, manifest, seed)
-        relayed.given_up.update(given_up)
-        return stops
 
-    stops = look({host: index for index, host in enumerate(hosts)})
+def _spread(relayed: Relayed, hosts: Sequence[Host], lookout: Lookout, mode: str) -> None:
+    settings, manifest = lookout.settings, lookout.manifest
+    stops = lookout.ask({host: index for index, host in enumerate(hosts)})
     wanted = sorted(set().union(*(stop.lacks for stop in stops)))
     size = sum(manifest.items[number].size for number in wanted)
     if len(stops) < 2 or (mode == "auto" and (len(stops) <= AUTO_HOSTS or size <= AUTO_BYTES)):
-        return relayed
+        return
     have: list[int] = []
     directly: set[int] = set()
     misses, missed_by = Counter[int](), Counter[int]()
@@ -133,31 +114,30 @@ def spread(
         missed_by.update(target for _, target in answer.missed)
 
     for _ in range(MOST_FIRST):
-        account(_send(stops, settings, base, manifest, wanted))
+        account(_send(stops, settings, lookout.base, manifest, wanted))
         if have:
             break
         stops = [*stops[1:], stops[0]]
         if mode == "direct":
             # Each door opens once.
-            stops = look({stop.host: stop.index for stop in stops})
+            stops = lookout.ask({stop.host: stop.index for stop in stops})
     for _ in range(MOST_ROUNDS):
         sources = sorted((index for index in have if misses[index] < MOST_MISSES), key=lambda index: misses[index])
         left = [stop for stop in stops if stop.index not in have and missed_by[stop.index] < MOST_MISSED_BY]
         if not left or not sources:
             break
         if mode == "direct":
-            left = look({stop.host: stop.index for stop in left})
+            left = lookout.ask({stop.host: stop.index for stop in left})
         # Of two between which a link broke, neither meets the other again at once.
         left.sort(key=lambda stop: missed_by[stop.index])
         source = next(stop for stop in stops if stop.index == sources[0])
-        answer = _send([source, *left], settings, base)
+        answer = _send([source, *left], settings, lookout.base)
         account(answer)
         if source.index not in answer.have:
             misses[source.index] = MOST_MISSES
     relayed.served = [hosts[index].label for index in have]
     rest = [stop.host for stop in stops if stop.index not in have]
     relayed.note = _note(relayed.served, rest, size, len(directly.intersection(have)))
-    return relayed
 
 
 def _note(served: Sequence[str], rest: Sequence[Host], size: int, directly: int) -> str:
@@ -173,83 +153,8 @@ def _note(served: Sequence[str], rest: Sequence[Host], size: int, directly: int)
     return f"{note}; not reached by other hosts, so the rest by rsync from here: {report.host_spec(rest)}"
 
 
-def _program() -> str:
-    return host_program.program("relay")
-
-
-def _loader() -> list[str]:
-    code = f"import sys;exec(compile(sys.stdin.buffer.read({len(_program().encode())}),'roomful','exec'))"
-    return ["python3", "-I", "-S", "-c", code]
-
-
-def _framed(request: dict[str, Any]) -> bytes:
-    packed = zlib.compress(json.dumps(request).encode(), 1)
-    return b"%08d" % len(packed) + packed
-
-
-def _look(
-    indices: Mapping[Host, int], settings: Settings, base: dict[str, Any], manifest: Manifest, seed: str
-) -> tuple[list[_Stop], dict[Host, Outcome[Any]]]:
-    """Ask hosts what they lack; of those that share a disk only one is on the way. Tells who does not answer, too."""
-    from roomful.ssh import fan_out
-
-    items = [item.to_wire() for item in manifest.items]
-    seen: dict[int, list[int]] = {}
-
-    def work(connection: HostConnection) -> _Stop:
-        index = indices[connection.entry]
-        endpoint = connection.endpoint
-        assert endpoint is not None
-        asked = _framed({**base, "program": "", "source": "look", "index": index, "items": items})
-        done = connection.python(_program(), stdin=asked, check=False)
-        answer = host_program.answer_of(done.exit_code, done.stdout, done.stderr)
-        seen[index] = answer["seen"]
-        if not answer["ssh"] and not answer["door"]:
-            raise HostFailure("no-program", "ssh is not installed there")
-        key = connection.transport.get_remote_server_key()
-        name = f"{connection.entry.key[:80]}-{index}@{seed}"
-        hop = {
-            "index": index,
-            "seed": name,
-            "host_key": f"roomful-next {key.get_name()} {key.get_base64()}",
-            "argv": _hop_argv(endpoint.user, endpoint.host, endpoint.port),
-            "door": answer["door"],
-        }
-        return _Stop(index, connection.entry, hop, frozenset(answer["lacks"]))
-
-    outcomes = fan_out(list(indices), work, settings)
-    first = disks(seen)
-    found = [outcome.value for outcome in outcomes.ok if outcome.value]
-    given_up = {o.host: o for o in outcomes if o.status == "unreachable" or o.reason == "command-timeout"}
-    return [stop for stop in found if stop.lacks and first[stop.index] == stop.index], given_up
-
-
-def _hop_argv(user: str, address: str, port: int) -> list[str]:
-    """Return the command by which a host starts the program on the next one, whose key must be the one we know."""
-    words = {
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": "yes",
-        "UserKnownHostsFile": "KNOWN_HOSTS",
-        "GlobalKnownHostsFile": "/dev/null",
-        "HostKeyAlias": "roomful-next",
-        "ConnectTimeout": "5",
-        "ServerAliveInterval": "5",
-        "ServerAliveCountMax": "3",
-        "ForwardAgent": "no",
-        "ForwardX11": "no",
-        "RequestTTY": "no",
-        "Compression": "no",
-        "ControlPath": "none",
-        "LogLevel": "ERROR",
-        "KexAlgorithms": KEX_ALGORITHMS,
-        "Ciphers": CIPHERS,
-    }
-    options = [word for key, value in words.items() for word in ("-o", f"{key}={value}")]
-    return ["ssh", *options, "-p", str(port), "-l", user, "--", address, command_line(_loader())]
-
-
 def _send(
-    chain: Sequence[_Stop],
+    chain: Sequence[Stop],
     settings: Settings,
     base: dict[str, Any],
     manifest: Manifest | None = None,
@@ -265,7 +170,7 @@ def _send(
         "door": head.hop["door"],
         "hops": [stop.hop for stop in rest],
     }
-    argv = [*dying_with_us(), *ssh_argv(head.host, settings, command=[command_line(_loader())])]
+    argv = [*dying_with_us(), *ssh_argv(head.host, settings, command=[command_line(loader())])]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -281,7 +186,7 @@ def _send(
     threading.Thread(target=watch, daemon=True, name="relay").start()
     try:
         with contextlib.suppress(BrokenPipeError):
-            process.stdin.write(_program().encode() + _framed(request))
+            process.stdin.write(program().encode() + framed(request))
             for data in _payload(manifest, wanted) if manifest else ():
                 process.stdin.write(data)
                 moved = time.monotonic()

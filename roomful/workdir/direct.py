@@ -1,8 +1,8 @@
 """A stream from one host to the next without SSH: who is at the other end is proved, what is in it can be read.
 
-A host that is asked to listens on the address to which the controller came, on a port of the system's choice, for
-some seconds, and to exactly one peer: the first that proves to know the relay's secret, which every host got over SSH
-and which never travels here. Both sides prove it over numbers that the other has just drawn::
+A host that is asked to listens on the address to which the controller came, on a port of the system's choice, as long
+as it hears from the controller, and to exactly one peer: the first that proves to know the relay's secret, which all
+hosts got over SSH and which never travels here. Both sides prove it over numbers that the other has just drawn::
 
     sender    HELLO, its number
     listener  its number, proof "listener"
@@ -26,7 +26,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 from roomful.workdir.files import Refusal
 
@@ -37,6 +36,9 @@ PROOF_BYTES = 32
 HANDSHAKE_SECONDS = 3.0
 #: Peers that are listened to at the same time; strangers beyond are hung up on.
 MOST_PEERS = 16
+#: A controller that was not heard for this long is gone, and with it the reason to listen.
+CALLER_SECONDS = 5.0
+POLL_SECONDS = 0.1
 LONGEST_REQUEST = 1 << 26
 
 
@@ -104,10 +106,30 @@ def admit(peer: socket.socket, secret: str, index: int) -> bytes:
     return packed
 
 
-def await_sender(door: socket.socket, secret: str, index: int, seconds: float) -> tuple[socket.socket, bytes]:
+class Caller:
+    """Whoever asked this host to listen, and says on standard input now and then that it is still there."""
+
+    def __init__(self, handle: int) -> None:
+        self._heard = time.monotonic()
+        self._gone = False
+        threading.Thread(target=self._listen, args=(handle,), daemon=True).start()
+
+    def is_there(self) -> bool:
+        return not self._gone and time.monotonic() - self._heard < CALLER_SECONDS
+
+    def _listen(self, handle: int) -> None:
+        with contextlib.suppress(OSError):
+            while os.read(handle, 1 << 10):
+                self._heard = time.monotonic()
+        self._gone = True
+
+
+def await_sender(
+    door: socket.socket, secret: str, index: int, wanted: Callable[[], bool]
+) -> tuple[socket.socket, bytes]:
     """Return the first peer that proves to be the sender, with its request, and close the door behind it.
 
-    Strangers neither pass nor keep it waiting. Raises Refusal when nobody came in time.
+    Strangers neither pass nor keep it waiting. Raises Refusal when nobody came as long as that was ``wanted``.
     """
     admitted: queue.Queue[tuple[socket.socket, bytes]] = queue.Queue()
     places = threading.BoundedSemaphore(MOST_PEERS)
@@ -131,9 +153,10 @@ def await_sender(door: socket.socket, secret: str, index: int, seconds: float) -
 
     threading.Thread(target=open_to_all, daemon=True).start()
     try:
-        return admitted.get(timeout=seconds)
-    except queue.Empty:
-        raise Refusal("timeout", "no sender came") from None
+        while wanted():
+            with contextlib.suppress(queue.Empty):
+                return admitted.get(timeout=POLL_SECONDS)
+        raise Refusal("timeout", "no sender came")
     finally:
         # Closing alone would let who waits in accept() wait on, and the port stay open.
         with contextlib.suppress(OSError):
@@ -141,27 +164,16 @@ def await_sender(door: socket.socket, secret: str, index: int, seconds: float) -
         door.close()
 
 
-def open_door(work: Callable[[socket.socket], None]) -> dict[str, Any] | None:
-    """Listen in a process of its own; returns where, None where this host does not know its own address.
-
-    ``work`` gets the listening socket in that process, which ends with it.
-    """
+def open_door() -> socket.socket | None:
+    """Listen where the controller came to; None where this host does not know that address of its own."""
     words = os.environ.get("SSH_CONNECTION", "").split()
     if len(words) != 4 or "%" in words[2]:
         return None
-    family = socket.AF_INET6 if ":" in words[2] else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as door:
+    door = socket.socket(socket.AF_INET6 if ":" in words[2] else socket.AF_INET, socket.SOCK_STREAM)
+    try:
         door.bind((words[2], 0))
         door.listen(MOST_PEERS)
-        where = {"address": words[2], "port": door.getsockname()[1]}
-        if os.fork() == 0:
-            try:
-                os.setsid()
-                # Whoever asked waits until nobody holds these.
-                nothing = os.open(os.devnull, os.O_RDWR)
-                for number in range(3):
-                    os.dup2(nothing, number)
-                work(door)
-            finally:
-                os._exit(0)
-    return where
+    except OSError:
+        door.close()
+        return None
+    return door

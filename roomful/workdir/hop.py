@@ -24,7 +24,7 @@ STALL_SECONDS = 20.0
 #: Over SSH the program on the next host must have started within this time.
 REACH_SECONDS = 10.0
 #: So many hosts are tried in their order until one is reached.
-MOST_TRIES = 3
+MOST_TRIES = 2
 #: After so many hosts in a row whose doors were silent, while SSH led to them, no more doors are tried.
 MOST_SILENT = 2
 #: Hosts that wait for those after them say so this often.
@@ -150,6 +150,7 @@ class Hop:
             ) as process:
                 self._abort = process.kill
                 late = threading.Timer(REACH_SECONDS, process.kill)
+                late.daemon = True
                 late.start()
                 try:
                     self._converse(process, late)

@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Callable
 from typing import IO, Any
 
-from roomful.workdir.direct import await_sender, dial, open_door
+from roomful.workdir.direct import Caller, await_sender, dial, open_door
 from roomful.workdir.files import ANSWER, Refusal, described, raw, reason_of
 from roomful.workdir.hop import ALIVE, Hop
 from roomful.workdir.marks import leave_mark
@@ -29,10 +29,10 @@ from roomful.workdir.seed import Seed
 SILENCE_SECONDS = 150.0
 
 
-def look(request: dict[str, Any]) -> dict[str, Any]:
+def look(request: dict[str, Any]) -> tuple[dict[str, Any], socket.socket | None]:
     """Say which files are not here yet, by their place in the list, and whose disk this is.
 
-    With a ``secret``, listen for the host before for ``door_seconds``, and say where.
+    With a ``secret``, also listen for the host before, and say where.
     """
     store = Store(request["workdir"], request["dest"], request["key"])
     store.make()
@@ -47,22 +47,19 @@ def look(request: dict[str, Any]) -> dict[str, Any]:
     seen = leave_mark(store.own, request["run"], request["index"])
     # Of those that share a disk the first one is on the way.
     awaited = lacks and request["secret"] and not any(index < request["index"] for index in seen)
-    return {
-        "lacks": lacks,
-        "seen": seen,
-        "ssh": shutil.which("ssh") is not None,
-        "door": open_door(lambda door: receive(door, request)) if awaited else None,
-    }
+    door = open_door() if awaited else None
+    address = dict(zip(("address", "port"), door.getsockname())) if door else None
+    return {"lacks": lacks, "seen": seen, "ssh": shutil.which("ssh") is not None, "door": address}, door
 
 
-def receive(door: socket.socket, asked: dict[str, Any]) -> None:
+def receive(door: socket.socket, asked: dict[str, Any], wanted: Callable[[], bool]) -> None:
     """Take the payload from the host before, which is to prove itself; an empty request only closes the door."""
-    peer, packed = await_sender(door, asked["secret"], asked["index"], asked["door_seconds"])
+    peer, packed = await_sender(door, asked["secret"], asked["index"], wanted)
     with peer, peer.makefile("rb") as stream:
         if not packed:
             return
         request = {**json.loads(zlib.decompress(packed)), "secret": asked["secret"]}
-        peer.sendall(answer_to(request, stream, lambda: peer.sendall(ALIVE)))
+        peer.sendall(answer_to(lambda: pass_on(request, stream, lambda: peer.sendall(ALIVE))))
 
 
 def pass_on(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], object]) -> dict[str, Any]:
@@ -100,9 +97,9 @@ def end_with(seed: Seed) -> None:
     os._exit(1)
 
 
-def answer_to(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], object]) -> bytes:
+def answer_to(work: Callable[[], dict[str, Any]]) -> bytes:
     try:
-        answer = look(request) if request["source"] == "look" else pass_on(request, stream, alive)
+        answer = work()
     except Refusal as refusal:
         answer = {"failed": refusal.reason, "detail": refusal.detail}
     except OSError as error:
@@ -111,14 +108,25 @@ def answer_to(request: dict[str, Any], stream: IO[bytes], alive: Callable[[], ob
 
 
 def main() -> None:
-    stdin, stdout = sys.stdin.buffer, sys.stdout.buffer
+    stdin = sys.stdin.buffer
 
-    def alive() -> None:
-        stdout.write(ALIVE)
-        stdout.flush()
+    def say(data: bytes) -> None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
 
     request = json.loads(zlib.decompress(stdin.read(int(stdin.read(8)))))
     if request["source"] != "look":
-        alive()
-    stdout.write(answer_to(request, stdin, alive))
-    stdout.flush()
+        say(ALIVE)
+        say(answer_to(lambda: pass_on(request, stdin, lambda: say(ALIVE))))
+        return
+    doors: list[socket.socket] = []
+
+    def looked() -> dict[str, Any]:
+        answer, door = look(request)
+        doors.extend([door] if door else [])
+        return answer
+
+    say(answer_to(looked))
+    for door in doors:
+        with contextlib.suppress(OSError, Refusal):
+            receive(door, request, Caller(stdin.fileno()).is_there)

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from roomful import relay
 from roomful.deploy import Deployment, deploy
 from roomful.hosts import resolve
 from roomful.lab import Lab
+from roomful.lookout import Lookout
+from roomful.workdir.direct import CALLER_SECONDS
 from tests.support.lab import LabFactory, settings_for, ssh
 from tests.support.relaying import PAYLOAD_BYTES, Project
 from tests.support.waiting import wait_until
@@ -72,14 +75,14 @@ def test_a_cut_in_the_middle_is_healed_by_the_host_before(project: Project) -> N
 
 def through(monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, Any]], None]) -> None:
     """Change where the last host is said to listen, as whoever sits on the way could."""
-    real = relay._look
+    real = Lookout.ask
 
-    def look(*arguments: Any) -> Any:
-        stops = real(*arguments)
+    def ask(self: Lookout, indices: Any) -> Any:
+        stops = real(self, indices)
         change(stops[-1].hop["door"])
         return stops
 
-    monkeypatch.setattr(relay, "_look", look)
+    monkeypatch.setattr(Lookout, "ask", ask)
 
 
 def deployed(room: Lab, folder: Path) -> tuple[str, list[int]]:
@@ -144,17 +147,39 @@ def test_where_ports_are_closed_it_goes_over_ssh_or_from_here(project: Project, 
     # As a firewall that rejects: what a host says of its port leads to one where nobody listens.
     with (project.folder / "tasks.py").open("a") as tasks:
         tasks.write(
-            "from roomful import relay\n"
-            "look = relay._look\n"
+            "from roomful.lookout import Lookout\n"
+            "ask = Lookout.ask\n"
             "def closed(*arguments):\n"
-            "    stops = look(*arguments)\n"
+            "    stops = ask(*arguments)\n"
             "    for stop in stops:\n"
             "        stop.hop['door']['port'] = 9\n"
             "    return stops\n"
-            "relay._look = closed\n"
+            "Lookout.ask = closed\n"
         )
     rows, said = project.deploy("--relay", "direct")
     assert [row["result"] for row in rows] == ["deployed"] * 5, said
     assert way in said
     assert "unencrypted" not in said
     assert len(project.sums()) == 1
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "frozen"])
+def test_doors_to_which_nobody_comes_close_with_the_controller(project: Project, how: signal.Signals) -> None:
+    with (project.folder / "tasks.py").open("a") as tasks:
+        tasks.write("import time\nfrom roomful import relay\nrelay._send = lambda *_: time.sleep(60)\n")
+    deploying = project.start("--relay", "direct")
+    try:
+
+        def listening() -> list[bool]:
+            return [bool(ssh(project.room, host.name, LISTENERS).stdout) for host in project.room.hosts]
+
+        wait_until(lambda: listening() == [True] * 5, 20, listening)
+        # As long as it is there, they stay open.
+        time.sleep(CALLER_SECONDS + 2)
+        assert listening() == [True] * 5
+        deploying.send_signal(how)
+        wait_until(lambda: listening() == [False] * 5, CALLER_SECONDS + 5, listening)
+    finally:
+        deploying.kill()
+        deploying.communicate()

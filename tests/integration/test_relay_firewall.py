@@ -80,7 +80,8 @@ def test_where_no_host_answers_another_all_is_served_from_here(project: Project)
         as_root(project.room, host.name, from_hosts(project.room))
     start = time.monotonic()
     rows, said = project.deploy("--relay", "direct")
-    assert time.monotonic() - start < 45
+    # The first host tries two others, each for 8 s.
+    assert time.monotonic() - start < 35
     assert [row.get("result") for row in rows] == ["deployed"] * 5, f"{rows} {said}"
     assert "to 0 of 4; not reached by other hosts, so the rest by rsync from here: lab02,lab03,lab04,lab05\n" in said
     assert len(project.sums()) == 1

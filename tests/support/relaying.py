@@ -31,14 +31,22 @@ class Project:
 
     def deploy(self, *words: str) -> tuple[list[dict[str, Any]], str]:
         """Deploy; returns the hosts' rows and what was said."""
+        process = self.start(*words)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        assert out, err
+        rows: list[dict[str, Any]] = json.loads(out)["hosts"]
+        return rows, err
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Begin to deploy, as a process of its own."""
         argv = [sys.executable, "-m", "invoke", "deploy", "--json", "--hosts", "lab", *words]
         environment = {**os.environ, "INVOKE_ROOMFUL_WORKDIR": self.workdir}
-        done = subprocess.run(
-            argv, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        return subprocess.Popen(
+            argv, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        assert done.stdout, done.stderr
-        rows: list[dict[str, Any]] = json.loads(done.stdout)["hosts"]
-        return rows, done.stderr
 
     def keys(self, accepted: str) -> None:
         """Give hosts a key to the others, or take it away: ``accepted`` holds the last digits of those with one."""

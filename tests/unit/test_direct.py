@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import secrets
 import socket
 import threading
+import time
 
 import pytest
 
 from roomful.workdir import direct
 from roomful.workdir.direct import HELLO, NUMBER_BYTES, await_sender, dial
 from roomful.workdir.files import Refusal
+from tests.support.waiting import wait_until
 
 SECRET = secrets.token_hex(32)
 
@@ -27,8 +30,9 @@ class Door:
         threading.Thread(target=self._wait, args=(seconds,), daemon=True).start()
 
     def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
         try:
-            peer, request = await_sender(self.socket, SECRET, 7, seconds)
+            peer, request = await_sender(self.socket, SECRET, 7, lambda: time.monotonic() < end)
         except Refusal as refusal:
             self.came.put(refusal)
         else:
@@ -102,7 +106,23 @@ def test_strangers_that_come_first_and_stay_keep_nobody_out() -> None:
             stranger.close()
 
 
-def test_the_door_closes_by_itself() -> None:
+def test_who_asked_is_there_as_long_as_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "CALLER_SECONDS", 0.5)
+    ours, theirs = os.pipe()
+    caller = direct.Caller(ours)
+    for _ in range(8):
+        os.write(theirs, b".")
+        time.sleep(0.1)
+        assert caller.is_there()
+    wait_until(lambda: not caller.is_there(), 5)
+    os.write(theirs, b".")
+    wait_until(caller.is_there, 5)
+    os.close(theirs)
+    monkeypatch.setattr(direct, "CALLER_SECONDS", 1000.0)
+    wait_until(lambda: not caller.is_there(), 5)
+
+
+def test_the_door_closes_when_nobody_is_wanted_any_more() -> None:
     door = Door(seconds=0.2)
     came = door.came.get(timeout=5)
     assert isinstance(came, Refusal)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from roomful import host_program, relay
+from roomful import host_program, lookout, relay
 from roomful.errors import InputError
 from roomful.manifest import scan
 from tests.support.workdirs import make_tree
@@ -104,7 +104,7 @@ def test_a_payload_that_stops_to_come_leaves_no_process(source: Path, tmp_path: 
 
 
 def test_a_host_logs_in_on_the_next_only_if_that_has_the_key_we_know() -> None:
-    argv = relay._hop_argv("me", "node2", 2200)
+    argv = lookout.hop_argv("me", "node2", 2200)
     for option in ("StrictHostKeyChecking=yes", "GlobalKnownHostsFile=/dev/null", "BatchMode=yes", "ForwardAgent=no"):
         assert option in argv
     assert argv[-7:-1] == ["-p", "2200", "-l", "me", "--", "node2"]
