@@ -211,7 +211,7 @@ def test_fingerprints_are_shown_wherever_there_is_one(trial: Trial, room: Lab) -
     assert room.known_hosts.read_bytes() == before
 
 
-def test_a_relay_costs_one_deadline_and_leaves_no_trace_of_its_own(trial: Trial, room: Lab) -> None:
+def test_a_relay_goes_round_the_broken_hosts_and_leaves_no_trace_of_its_own(trial: Trial, room: Lab) -> None:
     for host in ("lab01", "lab03", "lab13", "lab14", "lab15", "lab21", "lab22", "lab23", "lab24"):
         key = home_of(room, host) / ".ssh" / "id_ed25519"
         key.parent.mkdir(mode=0o700, exist_ok=True)
@@ -229,8 +229,7 @@ def test_a_relay_costs_one_deadline_and_leaves_no_trace_of_its_own(trial: Trial,
     # All that can run the program are on the way: from the first to the others.
     assert "sent once to lab01, passed on over SSH to 8 of 8\n" in step.words
     assert sum(item.get("bytes_sent", 0) for item in step.document["hosts"]) < PAYLOAD_BYTES // 10
-    # The hosts that are silent cost their deadline once, although everybody is asked twice.
-    assert step.seconds < 2 * LOGIN, step.words
+    assert step.seconds < LOGIN + SLACK, step.words
     for host in room.hosts:
         staging = home_of(room, host.name) / "roomful" / ".roomful" / "deploy" / "top" / "staging"
         left = list(staging.iterdir()) if staging.exists() else []
