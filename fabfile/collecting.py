@@ -125,7 +125,8 @@ class _Collecting:
         from roomful.results import save
 
         hosts = [host for host in self.hosts if wanted.declared is None or host.label in wanted.declared]
-        with progress.bar("collect", 1, "bytes") as on_bytes:
+        asks = f"asking {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
+        with progress.moved_bytes("collect", asks) as on_bytes:
             self.outcomes = collect_from(hosts, self.settings, wanted, self.folder, on_bytes=on_bytes)
         if self.queue and not any(outcome.reason == "interrupted" for outcome in self.outcomes):
             self.saved = save(self.queue, self.folder, self.settings, before_connecting=enter_lab)

@@ -73,13 +73,19 @@ def deploy(
     patterns = tuple(pattern for pattern in exclude.split(",") if pattern)
     folder = Path(source).expanduser() if source else default_source(settings)
     deployment = Deployment(folder, dest, delete, replace, patterns, mode)
-    with turn(place_of(dest), chosen, settings), progress.hosts("deploy", len(chosen)) as on_outcome:
-        outcomes = deploy_to(chosen, settings, deployment, on_outcome, lambda note: print(note, file=sys.stderr))
+    with turn(place_of(dest), chosen, settings), progress.fleet("deploy", len(chosen)) as shown:
+        # Only where somebody looks does rsync count aloud.
+        on_bytes = shown.on_bytes if sys.stderr.isatty() else None
+        outcomes = deploy_to(chosen, settings, deployment, shown.on_outcome, _print_note, on_bytes)
     for outcome in outcomes.ok:
         for note in outcome.value.notes if outcome.value else ():
             # It names files there.
             print(f"{outcome.host.label}: {report.printable(note)}", file=sys.stderr)
     finish(outcomes, json=json, max_failed=max_failed, columns=_deployed_json if json else _deployed_cells)
+
+
+def _print_note(note: str) -> None:
+    print(note, file=sys.stderr)
 
 
 def _deployed_cells(outcome: Outcome[Deployed]) -> dict[str, Any]:

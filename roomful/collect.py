@@ -11,17 +11,18 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from roomful import host_program
+from roomful import host_program, report
 from roomful.errors import InputError
+from roomful.growth import INCOMING, PARTIAL
 from roomful.hosts import Host
 from roomful.outcome import HostFailure, Outcome, Outcomes
-from roomful.rsync import INCOMING, MOST_PROCESSES, WRITE_FAILED, Rsync
+from roomful.rsync import MOST_PROCESSES, WRITE_FAILED, Rsync
 from roomful.settings import Settings
 from roomful.wanted import Declared, Wanted, named
 
@@ -35,6 +36,10 @@ LONGEST_LIST = 1 << 30
 
 #: Bytes that a file's name has at most, on every common filesystem.
 LONGEST_NAME = 255
+#: Bytes that a path has at most on Linux, with the one that ends it.
+LONGEST_PATH = 4096
+#: Digits that a file's size has at most.
+LONGEST_SIZE = 18
 #: Names in the results folder that are no host's: see results.py.
 OTHER_NAMES = frozenset({"tasks", "joblog.tsv", "attempts.tsv"})
 
@@ -134,8 +139,10 @@ def _listing(answer: dict[str, Any]) -> _Listing:
         parts = path.split(b"/")
         if not size.isdigit() or path.startswith(b"/") or not all(parts) or not {b".", b".."}.isdisjoint(parts):
             raise HostFailure("protocol", f"the host names a file {path!r} outside of its workdir")
-        if max(map(len, parts)) > LONGEST_NAME:
+        if max(map(len, parts)) > LONGEST_NAME or len(path) >= LONGEST_PATH:
             raise HostFailure("protocol", f"the host names a file {path[:40]!r}... with a name that is too long")
+        if len(size) > LONGEST_SIZE:
+            raise HostFailure("protocol", f"the host names a file {path[:40]!r}... of no sensible size")
         files[path] = int(size)
     skipped = tuple(str(path) for path in answer["skipped"])
     seen = tuple(int(index) for index in answer["seen"])
@@ -182,15 +189,20 @@ class _Pulls:
         self.shared = shared
         self.on_outcome = on_outcome
         self.on_bytes = on_bytes
+        #: Bytes that have come, and those that are to come: what is here already is not sent.
         self.received = 0
         self.total = 0
         self.lock = threading.Lock()
 
     def run(self, listings: Outcomes[_Listing]) -> Outcomes[Collected]:
         """Pull from every host that listed something, and say how it went with each."""
-        self.total = sum(
-            sum(o.value.files.values()) for i, o in enumerate(listings) if o.value and i not in self.shared
-        )
+        missing = {
+            index: _to_come(listing.value.files, self.folders[listing.host])
+            for index, listing in enumerate(listings)
+            if listing.value and index not in self.shared
+        }
+        self.total = sum(missing.values())
+        self._came(0)
         outcomes: dict[int, Outcome[Collected]] = {}
         with ThreadPoolExecutor(MOST_PROCESSES, thread_name_prefix="collect") as pool:
             running: dict[Future[Outcome[Collected]], int] = {}
@@ -198,7 +210,7 @@ class _Pulls:
                 if listing.value is None:
                     outcomes[index] = _not_listed(listing)
                 elif index not in self.shared:
-                    running[pool.submit(self._pull, listing, listing.value)] = index
+                    running[pool.submit(self._pull, listing, listing.value, missing[index])] = index
             try:
                 while running:
                     for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -225,11 +237,14 @@ class _Pulls:
         detail = f"shares its disk with {first.host.label}, which failed: {first.reason}"
         return _failed(listing, HostFailure("error", detail), first.seconds)
 
-    def _pull(self, listing: Outcome[_Listing], wanted: _Listing) -> Outcome[Collected]:
+    def _pull(self, listing: Outcome[_Listing], wanted: _Listing, to_come: int) -> Outcome[Collected]:
         start = time.monotonic() - listing.seconds
         folder = self.folders[listing.host]
         try:
-            value = self._pulled(listing.host, wanted, folder) if wanted.files else Collected(folder=folder)
+            value = Collected(folder=folder)
+            if wanted.files:
+                _refuse_without_room(folder, to_come)
+                value = self._pulled(listing.host, wanted, folder)
         except HostFailure as failure:
             if failure.reason == WRITE_FAILED and shutil.disk_usage(folder).free < sum(wanted.files.values()):
                 failure = HostFailure("disk-full", f"here: {folder}")
@@ -243,23 +258,48 @@ class _Pulls:
         return Outcome(listing.host, "ok", value=value, seconds=time.monotonic() - start)
 
     def _pulled(self, host: Host, wanted: _Listing, folder: Path) -> Collected:
-        with _only_here(folder) as incoming:
-            # No file of rsync's has such a name there.
-            names = incoming / "list"
-            names.write_bytes(b"".join(b"./" + path + b"\0" for path in wanted.files))
-            moved = self.rsync.pull(host, wanted.workdir, folder, names, self._file_came)
+        with _only_here(folder):
+            try:
+                moved = self.rsync.pull(host, wanted.workdir, folder, wanted.files, self._came)
+            except HostFailure as failure:
+                if failure.reason == "protocol":
+                    # What is more than was listed must not wait here for another time.
+                    for partial in folder.rglob(PARTIAL):
+                        shutil.rmtree(partial, ignore_errors=True)
+                raise
         size = sum(wanted.files.values())
         return Collected(len(wanted.files), size, moved.files, moved.bytes_received, folder)
 
-    def _file_came(self, size: int) -> None:
+    def _came(self, count: int) -> None:
         with self.lock:
-            self.received += size
+            self.received += count
             if self.on_bytes:
                 self.on_bytes(min(self.received, self.total), self.total, "")
 
 
+def _to_come(files: Mapping[bytes, int], folder: Path) -> int:
+    """Return how many bytes of listed files are not in a folder here, going by their sizes."""
+    start = os.path.join(os.fsencode(folder), b"")
+    total = 0
+    for path, size in files.items():
+        here = -1
+        with contextlib.suppress(OSError):
+            here = os.lstat(start + path).st_size
+        total += size if here != size else 0
+    return total
+
+
+def _refuse_without_room(folder: Path, missing: int) -> None:
+    """Raise HostFailure where the disk here has less room than a host's files need."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if missing > free:
+        what = f"here: {folder} needs {report.size(missing)} more, and {report.size(free)} are free"
+        raise HostFailure("disk-full", what)
+
+
 @contextlib.contextmanager
-def _only_here(folder: Path) -> Iterator[Path]:
+def _only_here(folder: Path) -> Iterator[None]:
     """Keep other collections out of a host's folder, remove what a killed one left, and make INCOMING."""
     folder.mkdir(parents=True, exist_ok=True)
     incoming = folder / INCOMING
@@ -269,7 +309,7 @@ def _only_here(folder: Path) -> Iterator[Path]:
         shutil.rmtree(incoming, ignore_errors=True)
         incoming.mkdir()
         try:
-            yield incoming
+            yield
         finally:
             shutil.rmtree(incoming, ignore_errors=True)
     finally:

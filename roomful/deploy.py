@@ -22,8 +22,9 @@ from roomful.hosts import Host
 from roomful.manifest import Manifest, scan
 from roomful.outcome import HostFailure, Outcome, Outcomes
 from roomful.paths import inside_workdir, key_of
-from roomful.relay import Relayed, spread
+from roomful.relay import Relayed, Route, spread
 from roomful.rsync import WRITE_FAILED, Rsync, Transferred, push_options
+from roomful.sent import Sent
 from roomful.settings import Settings
 from roomful.sharing import Sharing
 from roomful.state import ProjectState, private_directory
@@ -98,8 +99,11 @@ def deploy(
     deployment: Deployment,
     on_outcome: Callable[[Outcome[Deployed]], None] | None = None,
     on_note: Callable[[str], None] | None = None,
+    on_bytes: Callable[[int], None] | None = None,
 ) -> Outcomes[Deployed]:
     """Bring a deployment to all hosts. ``on_note`` gets a sentence on how the bytes travelled if relayed.
+
+    ``on_bytes`` gets, now and then, how many bytes of files have gone out from here so far.
 
     Raises InputError for what cannot be deployed, before any host is touched, and MissingProgram.
     """
@@ -113,16 +117,19 @@ def deploy(
         reading = _Reading(found)
         indices = {host: index for index, host in enumerate(hosts)}
         relayed = Relayed("")
+        sent = Sent(on_bytes)
         if deployment.relay != "off":
             where = {"workdir": settings.workdir, "dest": dest, "key": key_of(dest)}
-            relayed = spread(hosts, settings, where, reading.manifest(), run.controller, deployment.relay)
+            relayed = spread(
+                hosts, settings, where, reading.manifest(), Route(deployment.relay, run.controller, sent)
+            )
             if relayed.note and on_note:
                 on_note(relayed.note)
         if on_outcome:
             for given_up in relayed.given_up.values():
                 on_outcome(given_up)
         labels = [host.label for host in hosts]
-        session = _Session(settings, deployment, dest, rsync, run, reading, labels, relayed.token)
+        session = _Session(settings, deployment, dest, rsync, run, reading, labels, relayed.token, sent)
         left = [host for host in hosts if host not in relayed.given_up]
         done = fan_out(left, lambda c: session.deploy_to(c, indices[c.entry]), settings, on_outcome)
         outcomes = Outcomes({o.host: o for o in (*done, *relayed.given_up.values())}[host] for host in hosts)
@@ -220,6 +227,7 @@ class _Session:
     labels: Sequence[str]
     #: What the names of the seeds end with that hosts have relayed; empty: none.
     relayed: str
+    sent: Sent
     sharing: Sharing = field(default_factory=Sharing)
 
     def deploy_to(self, connection: HostConnection, index: int) -> Deployed:
@@ -290,7 +298,7 @@ class _Session:
         while True:
             try:
                 options = push_options(self.run.files, basis, compare_content)
-                moved += self.rsync.push(connection, manifest.root, target, options)
+                moved += self.rsync.push(connection, manifest.root, target, options, self.sent.meter())
                 done = host_program.run(connection, "commit", commit, timeout=seconds)
                 break
             except HostFailure as problem:

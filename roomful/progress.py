@@ -93,19 +93,74 @@ def paused() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def moved_bytes(description: str, note: str) -> Iterator[Report]:
+    """Show how many bytes have moved, a rate and the time left; until the first report only the note."""
+    if not sys.stderr.isatty():
+        yield _nothing
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from roomful.report import size
+
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[amount]}")]
+    columns += [TransferSpeedColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    columns += [TextColumn("{task.fields[note]}", markup=False)]
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(description, total=None, note=note, amount="")
+
+        def report(done: float, total: float, note: str) -> None:
+            amount = f"{size(int(done))} of {size(int(total))}" if total else "nothing new"
+            progress.update(task, completed=done, total=total or None, note=note, amount=amount)
+
+        yield report
+
+
 def _nothing(done: float, total: float, note: str) -> None:
     del done, total, note
+
+
+class Fleet:
+    """How many hosts have an outcome, for ``on_outcome``, and how many bytes went to them, for ``on_bytes``."""
+
+    def __init__(self, report: Report, total: int) -> None:
+        self._report, self._total = report, total
+        self._done = self._bad = self._bytes = 0
+
+    def on_outcome(self, outcome: Any) -> None:
+        self._done += 1
+        self._bad += outcome.status != "ok"
+        self._show()
+
+    def on_bytes(self, sent: int) -> None:
+        self._bytes = sent
+        self._show()
+
+    def _show(self) -> None:
+        from roomful.report import size
+
+        notes = [f"{size(self._bytes)} sent"] if self._bytes else []
+        notes += [f"{self._bad} not ok"] if self._bad else []
+        self._report(self._done, self._total, ", ".join(notes))
+
+
+@contextlib.contextmanager
+def fleet(description: str, total: int) -> Iterator[Fleet]:
+    """Show how many hosts have an outcome, and what was sent to all of them."""
+    with bar(description, total, "hosts") as report:
+        yield Fleet(report, total)
 
 
 @contextlib.contextmanager
 def hosts(description: str, total: int) -> Iterator[Callable[[Any], None]]:
     """Show how many hosts have an outcome; yields the ``on_outcome`` that a fan-out calls."""
-    with bar(description, total, "hosts") as report:
-        counts = {"done": 0, "bad": 0}
-
-        def on_outcome(outcome: Any) -> None:
-            counts["done"] += 1
-            counts["bad"] += outcome.status != "ok"
-            report(counts["done"], total, f"{counts['bad']} not ok" if counts["bad"] else "")
-
-        yield on_outcome
+    with fleet(description, total) as shown:
+        yield shown.on_outcome

@@ -16,7 +16,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ from roomful.lookout import Lookout, Stop, framed, loader, program
 from roomful.manifest import Manifest
 from roomful.openssh import ssh_argv
 from roomful.outcome import HostFailure, Outcome
+from roomful.sent import Sent
 from roomful.settings import Settings
 from roomful.workdir.relay import SILENCE_SECONDS
 from roomful.workdir.seed import CHUNK_BYTES, header_of
@@ -47,6 +48,15 @@ MOST_FIRST = 2
 #: A host that so many others did not reach gets its copy from here; one that missed as many sends it to nobody more.
 MOST_MISSED_BY = 2
 MOST_MISSES = 2
+
+
+@dataclass(frozen=True)
+class Route:
+    """How a payload is to go: ``mode`` is one of MODES, ``controller`` stands in the seeds' names."""
+
+    mode: str
+    controller: str
+    sent: Sent
 
 
 @dataclass
@@ -78,7 +88,7 @@ def check_mode(mode: str) -> str:
 
 
 def spread(
-    hosts: Sequence[Host], settings: Settings, request: dict[str, Any], manifest: Manifest, controller: str, mode: str
+    hosts: Sequence[Host], settings: Settings, request: dict[str, Any], manifest: Manifest, route: Route
 ) -> Relayed:
     """Bring to the hosts what they lack, from one to the next, where that pays (``auto``) or is wished.
 
@@ -86,17 +96,19 @@ def spread(
     not be reached or did not answer in time.
     """
     relayed = Relayed(secrets.token_hex(8))
+    mode = route.mode
     if mode == "off" or (mode == "auto" and (len(hosts) <= AUTO_HOSTS or manifest.size <= AUTO_BYTES)):
         return relayed
     base = {**request, "run": relayed.token, "secret": "", "silent": 0, "limit": manifest.size}
-    seed = f"{controller}.{relayed.token}"
+    seed = f"{route.controller}.{relayed.token}"
     with Lookout(settings, base, manifest, seed, direct=mode == "direct") as lookout:
-        _spread(relayed, hosts, lookout, mode)
+        _spread(relayed, hosts, lookout, route)
         relayed.given_up = lookout.given_up
     return relayed
 
 
-def _spread(relayed: Relayed, hosts: Sequence[Host], lookout: Lookout, mode: str) -> None:
+def _spread(relayed: Relayed, hosts: Sequence[Host], lookout: Lookout, route: Route) -> None:
+    mode, sent = route.mode, route.sent
     settings, manifest = lookout.settings, lookout.manifest
     stops = lookout.ask({host: index for index, host in enumerate(hosts)})
     wanted = sorted(set().union(*(stop.lacks for stop in stops)))
@@ -114,7 +126,7 @@ def _spread(relayed: Relayed, hosts: Sequence[Host], lookout: Lookout, mode: str
         missed_by.update(target for _, target in answer.missed)
 
     for _ in range(MOST_FIRST):
-        account(_send(stops, settings, lookout.base, manifest, wanted))
+        account(_send(stops, settings, lookout.base, _payload(manifest, wanted, sent.meter())))
         if have:
             break
         stops = [*stops[1:], stops[0]]
@@ -157,14 +169,13 @@ def _send(
     chain: Sequence[Stop],
     settings: Settings,
     base: dict[str, Any],
-    manifest: Manifest | None = None,
-    wanted: Sequence[int] = (),
+    payload: Iterable[bytes] | None = None,
 ) -> _Answer:
-    """Send a payload along a chain and return what came of it; without a manifest the first host has the payload."""
+    """Send a payload along a chain and return what came of it; without one the first host has it already."""
     head, *rest = chain
     request = {
         **base,
-        "source": "stdin" if manifest else "seed",
+        "source": "seed" if payload is None else "stdin",
         "index": head.index,
         "seed": head.hop["seed"],
         "door": head.hop["door"],
@@ -187,7 +198,7 @@ def _send(
     try:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.write(program().encode() + framed(request))
-            for data in _payload(manifest, wanted) if manifest else ():
+            for data in payload or ():
                 process.stdin.write(data)
                 moved = time.monotonic()
             process.stdin.close()
@@ -211,8 +222,11 @@ def _send(
             process.stdin.close()
 
 
-def _payload(manifest: Manifest, wanted: Sequence[int]) -> Iterator[bytes]:
-    """Yield the files with these numbers as the hosts read them."""
+def _payload(
+    manifest: Manifest, wanted: Sequence[int], on_bytes: Callable[[int], None] | None = None
+) -> Iterator[bytes]:
+    """Yield the files with these numbers as the hosts read them, and tell how many bytes of them have been taken."""
+    sent = 0
     for number in wanted:
         item = manifest.items[number]
         with open(os.path.join(manifest.root, item.path), "rb", buffering=0) as file:
@@ -227,4 +241,7 @@ def _payload(manifest: Manifest, wanted: Sequence[int]) -> Iterator[bytes]:
                     )
                 left -= len(data)
                 yield data
+                sent += len(data)
+                if on_bytes:
+                    on_bytes(sent)
     yield b"\n"

@@ -16,13 +16,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from roomful._compat import patchwork_transfers
 from roomful.errors import MissingProgram
+from roomful.growth import INCOMING, LIST, OUT_FORMAT, PARTIAL, Growth
 from roomful.hosts import Host
 from roomful.openssh import namespace_prefix, rsync_ssh_options
 from roomful.outcome import HostFailure
@@ -35,12 +36,10 @@ if TYPE_CHECKING:
 MOST_PROCESSES = 16
 #: A process that was told to end gets this long to do so.
 STOP_SECONDS = 2.0
-#: Where files stand until they are complete, in the folder that a pull fills; must exist there.
-INCOMING = ".roomful-incoming"
 #: A transfer on which nothing has moved for this long is given up.
 SILENCE_SECONDS = 60
-#: A host whose rsync answers ours, but from which no file has grown for this long, is given up: it might never end.
-STUCK_SECONDS = 600.0
+#: What makes rsync say how many bytes are through, each time at once.
+PROGRESS = ("--info=progress2", "--outbuf=N")
 #: Pauses before another try where the SSH server turns away new connections (MaxStartups), in seconds.
 TURNED_AWAY_PAUSES = (0.5, 1.5, 4.0)
 _TURNED_AWAY = re.compile(r"kex_exchange_identification|Connection (closed|reset) by (remote host|.* port)")
@@ -128,10 +127,17 @@ class Rsync:
             for process in self._running:
                 process.kill()
 
-    def push(self, connection: HostConnection, source: bytes, target: str, options: Sequence[str]) -> Transferred:
+    def push(
+        self,
+        connection: HostConnection,
+        source: bytes,
+        target: str,
+        options: Sequence[str],
+        on_bytes: Callable[[int], None] | None = None,
+    ) -> Transferred:
         """Bring files from the folder ``source`` into the folder ``target`` there, as ``push_options`` say.
 
-        Raises HostFailure.
+        ``on_bytes`` gets how many bytes of files are through, now and then. Raises HostFailure.
         """
         endpoint = connection.endpoint
         assert endpoint is not None
@@ -140,6 +146,8 @@ class Rsync:
         def run(command: str) -> Any:
             line = " ".join([*map(shlex.quote, self._prefix(connection.entry)), command])
             options: dict[str, Any] = {"shell": "/bin/sh", "env": _environment(), "warn": True}
+            if on_bytes:
+                options["watchers"] = [_Meter(on_bytes)]
             promise = connection.local(f"exec {line}", asynchronous=True, **options)
             process = promise.runner.process
             with self._registered(process), process.stdin, process.stdout, process.stderr:
@@ -152,7 +160,7 @@ class Rsync:
                 target_words,
                 source=shlex.quote(f"{os.fsdecode(source)}/"),
                 target=shlex.quote(f"{target}/"),
-                rsync_opts=shlex.join(options),
+                rsync_opts=shlex.join([*options, *(PROGRESS if on_bytes else ())]),
                 ssh_opts=rsync_ssh_options(connection.entry, self._settings),
             )
             return result.exited, result.stdout, result.stderr
@@ -164,14 +172,17 @@ class Rsync:
         host: Host,
         source: str,
         target: Path,
-        files: Path,
-        on_file: Callable[[int], None] | None = None,
+        files: Mapping[bytes, int],
+        on_bytes: Callable[[int], None] | None = None,
     ) -> Transferred:
-        """Bring the files listed in ``files`` from the folder ``source`` there into the folder ``target`` here.
+        """Bring files from the folder ``source`` there into the folder ``target`` here, which holds INCOMING.
 
-        ``on_file`` gets the size of each file that was brought. Raises HostFailure.
+        ``files`` has the size of each, as the host listed them; ``on_bytes`` gets how many bytes came, while they do.
+        Raises HostFailure.
         """
-        argv = [*self._prefix(host), "rsync", *pull_options(files)]
+        names = target / INCOMING / LIST
+        names.write_bytes(b"".join(b"./" + path + b"\0" for path in files))
+        argv = [*self._prefix(host), "rsync", *pull_options(names)]
         argv += [f"--rsh=ssh {rsync_ssh_options(host, self._settings)}"]
         argv += [f"{_bracketed(host.name)}:{source}/", f"{target}/"]
 
@@ -184,24 +195,20 @@ class Rsync:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     env=os.environ | _environment(),
-                    text=True,
-                    errors="replace",
                 ) as process,
                 self._registered(process),
-                _Growth(process, target / INCOMING) as growth,
+                Growth(process, target, files, on_bytes) as growth,
             ):
-                lines = []
-                for line in process.stdout or ():
-                    growth.lines += 1
-                    if on_file and (size := re.fullmatch(r"file >f\S+ (\d+) \d+\n", line)):
-                        on_file(int(size[1]))
-                    else:
-                        lines.append(line)
+                lines = [line for line in process.stdout or () if not growth.hear(line)]
                 code = process.wait()
-                if growth.stuck:
-                    raise HostFailure("lost", f"no file has grown for {STUCK_SECONDS:g} s")
+                growth.finish()
                 errors.seek(0)
-                return code, "".join(lines), errors.read()
+                said = errors.read()
+                if growth.failure:
+                    raise growth.failure
+                if code and re.search(r"File too large|File size limit", said):
+                    raise growth.too_large()
+                return code, b"".join(lines).decode(errors="replace"), said
 
         return self._until_let_in(attempt)
 
@@ -232,41 +239,16 @@ class Rsync:
                 self._running.discard(process)
 
 
-class _Growth:
-    """Ends a pull from which nothing comes: ``lines`` counts what rsync has said of files that are complete."""
+class _Meter:
+    """Reads how far a push is: one of Invoke's watchers, which see all output so far whenever some comes."""
 
-    def __init__(self, process: subprocess.Popen[str], incoming: Path) -> None:
-        self.lines = 0
-        self.stuck = False
-        self._process = process
-        self._incoming = incoming
-        self._ended = threading.Event()
+    def __init__(self, on_bytes: Callable[[int], None]) -> None:
+        self._on_bytes = on_bytes
 
-    def __enter__(self) -> _Growth:
-        threading.Thread(target=self._watch, daemon=True, name="growth").start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-
-    def _watch(self) -> None:
-        seen, since = (-1, -1), time.monotonic()
-        while not self._ended.wait(STUCK_SECONDS / 20):
-            now = (self.lines, self._bytes())
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > STUCK_SECONDS:
-                self.stuck = True
-                self._process.terminate()
-                return
-
-    def _bytes(self) -> int:
-        total = 0
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(self._incoming):
-                with contextlib.suppress(OSError):
-                    total += entry.stat(follow_symlinks=False).st_size
-        return total
+    def submit(self, stream: str) -> tuple[str, ...]:
+        if found := re.findall(r"\r *(\d+) +\d+%", stream[-400:]):
+            self._on_bytes(int(found[-1]))
+        return ()
 
 
 def push_options(files: Path, basis: Sequence[str], compare_content: bool = False) -> list[str]:
@@ -297,9 +279,9 @@ def pull_options(files: Path) -> list[str]:
         # Tasks that are running remove files of theirs.
         "--ignore-missing-args",
         # Until a file is complete it is elsewhere; what was cut goes on where it stopped.
-        *(f"--temp-dir={INCOMING}", "--partial-dir=.roomful-partial"),
+        *(f"--temp-dir={INCOMING}", f"--partial-dir={PARTIAL}"),
         *("-s", f"--timeout={SILENCE_SECONDS}"),
-        *("--stats", "--out-format=file %i %l %b"),
+        *("--stats", f"--out-format={OUT_FORMAT}"),
     ]
 
 

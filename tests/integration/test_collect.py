@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from roomful import collect as collecting
-from roomful import rsync
+from roomful import growth, rsync
 from roomful.collect import Collected, collect
 from roomful.deploy import Deployment, deploy
 from roomful.hosts import Host, resolve
@@ -173,7 +173,7 @@ def test_a_cut_collection_leaves_whole_files_only_and_is_taken_up(
         thread.start()
 
         def half() -> int:
-            incoming = list((folder.parent / rsync.INCOMING).glob("z.*"))
+            incoming = list((folder.parent / growth.INCOMING).glob("z.*"))
             return bool(incoming) and incoming[0].stat().st_size > 300_000
 
         wait_until(half, 20)
@@ -202,7 +202,7 @@ def test_two_collections_into_one_folder_do_not_mix(
         slow(patch, 500)
         thread = threading.Thread(target=lambda: done.append(collect(hosts[:1], settings)))
         thread.start()
-        incoming = settings.root / "results" / "lab01" / rsync.INCOMING
+        incoming = settings.root / "results" / "lab01" / growth.INCOMING
         wait_until(lambda: incoming.exists() and list(incoming.iterdir()), 20)
     second = collect(hosts[:1], settings)[0]
     thread.join(20)
@@ -213,10 +213,42 @@ def test_two_collections_into_one_folder_do_not_mix(
 
 def test_the_bytes_that_came_are_told(hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path]) -> None:
     told: list[tuple[float, float]] = []
-    collect(hosts, settings, on_bytes=lambda received, total, note: told.append((received, total)))
+
+    def on_bytes(received: float, total: float, note: str) -> None:
+        told.append((received, total))
+
+    collect(hosts, settings, on_bytes=on_bytes)
     total = sum(len(f"result {index}made") for index in range(3))
-    assert told[-1] == (total, total)
-    assert len(told) == 6
+    assert (told[0], told[-1]) == ((0, total), (total, total))
+    (workdirs[0] / "data" / "more").write_text("more")
+    told.clear()
+    collect(hosts, settings, on_bytes=on_bytes)
+    # What is here already is not to come.
+    assert (told[0], told[-1]) == ((0, 4), (4, 4))
+
+
+def test_of_one_large_file_bytes_are_told_while_it_comes(
+    hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (workdirs[0] / "out" / "big").write_bytes(os.urandom(2_000_000))
+    slow(monkeypatch, 1000)
+    told: list[float] = []
+    values(collect(hosts[:1], settings, Wanted(("out/big",)), on_bytes=lambda done, total, note: told.append(done)))
+    assert told == sorted(told)
+    assert len({done for done in told if 0 < done < 2_000_000}) >= 3
+    assert told[-1] == 2_000_000
+
+
+def test_what_does_not_fit_on_the_disk_here_is_not_begun(
+    hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path]
+) -> None:
+    # Sparse: it takes no room there.
+    with (workdirs[0] / "out" / "huge").open("wb") as file:
+        file.truncate(1 << 42)
+    outcomes = collect(hosts, settings)
+    assert [outcome.reason for outcome in outcomes] == ["disk-full", None, None]
+    assert f"here: {settings.root / 'results' / 'lab01'} needs 4.0 TiB more, and " in outcomes[0].detail
+    assert not (settings.root / "results" / "lab01").exists()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from roomful import rsync
+from roomful import growth, rsync
 from roomful.collect import Collected, collect
 from roomful.hosts import resolve
 from roomful.lab import Lab
@@ -57,6 +57,19 @@ while True:
 """
 
 
+INFLATER = """\
+#!/usr/bin/python3
+import os, sys
+path, size = %r, %d
+for full in [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]:
+    os.truncate(full, size)
+    if size < 100_000:
+        with open(full, "wb") as file:
+            file.write(os.urandom(size))
+os.execv("/usr/bin/rsync", ["rsync", *sys.argv[1:]])
+"""
+
+
 class Liar:
     """A host with a workdir, whose rsync replaces ``old`` by ``new`` in what it says."""
 
@@ -80,6 +93,12 @@ class Liar:
         self.program.write_text(LIAR % (old, new, said))
         self.program.chmod(0o755)
 
+    def inflates(self, name: bytes, size: int) -> None:
+        """Make a file, or all in a folder, this large when rsync is called: after they have been listed."""
+        self.program.parent.mkdir(exist_ok=True)
+        self.program.write_text(INFLATER % (os.fsencode(self.workdir) + b"/" + name, size))
+        self.program.chmod(0o755)
+
     @property
     def lied(self) -> bool:
         return (self.home / "lied").exists()
@@ -96,7 +115,7 @@ def liar(rootless_lab: Lab, program: Callable[[str], str]) -> Iterator[Liar]:
 @pytest.fixture
 def settings(rootless_lab: Lab, tmp_path: Path, liar: Liar, monkeypatch: pytest.MonkeyPatch) -> Settings:
     # A lie can leave both sides waiting, each assuring the other that it is still there.
-    monkeypatch.setattr(rsync, "STUCK_SECONDS", 10.0)
+    monkeypatch.setattr(growth, "STUCK_SECONDS", 10.0)
     return settings_for(rootless_lab, tmp_path / "project", workdir=f"~/{liar.workdir.name}")
 
 
@@ -161,6 +180,44 @@ def test_a_host_that_answers_and_sends_nothing_is_given_up(settings: Settings, l
     liar.program.chmod(0o755)
     outcome = collected(settings)
     assert (outcome.status, outcome.reason, outcome.detail) == ("failed", "lost", "no file has grown for 10 s")
+
+
+@pytest.mark.parametrize("slack", [1 << 16, 1 << 20], ids=["far more", "a little more"])
+def test_more_bytes_than_were_listed_are_not_taken(
+    settings: Settings, liar: Liar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slack: int
+) -> None:
+    monkeypatch.setattr(growth, "SLACK_BYTES", slack)
+    liar.make(b"bomb")
+    # What is sent is another file than was listed.
+    liar.inflates(b"bomb", (1 << 30) if slack == 1 << 16 else (1 << 20) + 5000)
+    outcome = collected(settings)
+    assert (outcome.status, outcome.reason) == ("failed", "protocol")
+    assert "sends more" in outcome.detail
+    results = tmp_path / "project" / "results"
+    assert "bomb" not in [Path(name).name for name in written(results)]
+    assert sum(path.stat().st_size for path in results.rglob("*")) < 1 << 20
+
+
+def test_many_files_that_each_grew_a_little_are_too_much_together(
+    settings: Settings, liar: Liar, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "SLACK_BYTES", 100_000)
+    real = rsync.pull_options
+    monkeypatch.setattr(rsync, "pull_options", lambda files: [*real(files), "--bwlimit=1000"])
+    for number in range(30):
+        liar.make(b"grows/%d" % number)
+    liar.inflates(b"grows", 90_000)
+    outcome = collected(settings)
+    assert (outcome.status, outcome.reason) == ("failed", "protocol")
+    assert "more than the" in outcome.detail
+    assert sum(path.stat().st_size for path in (tmp_path / "project" / "results").rglob("*")) < 1_000_000
+
+
+def test_a_file_that_grows_as_logs_do_is_brought(settings: Settings, liar: Liar, tmp_path: Path) -> None:
+    liar.make(b"log")
+    liar.inflates(b"log", 5_000_000)
+    assert collected(settings).status == "ok"
+    assert (tmp_path / "project" / "results" / "lab01" / "log").stat().st_size == 5_000_000
 
 
 def test_names_that_nobody_asked_for_are_refused(settings: Settings, liar: Liar, tmp_path: Path) -> None:

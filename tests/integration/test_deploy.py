@@ -128,6 +128,22 @@ def test_of_a_large_file_only_the_blocks_that_changed_are_sent(
     assert [(workdir / "data" / "big").read_bytes() for workdir in workdirs] == [big.read_bytes()] * 3
 
 
+def test_of_one_large_file_bytes_are_told_while_it_goes(
+    hosts: tuple[Host, ...],
+    settings: Settings,
+    workdirs: list[Path],
+    source: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (source / "data" / "big").write_bytes(os.urandom(2_000_000))
+    slow(monkeypatch, 1000)
+    told: list[int] = []
+    assert results(deploy(hosts[:2], settings, Deployment(source), on_bytes=told.append)) == ["deployed"] * 2
+    assert told == sorted(told)
+    assert len({count for count in told if 0 < count < 4_000_000}) >= 3
+    assert 4_000_000 <= told[-1] < 4_100_000
+
+
 def test_a_single_file_into_a_folder_with_an_odd_name(
     hosts: tuple[Host, ...], settings: Settings, workdirs: list[Path], source: Path
 ) -> None:

@@ -34,6 +34,35 @@ def test_a_name_that_leaves_the_hosts_folder_is_refused(path: bytes) -> None:
     assert refused.value.reason == "protocol"
 
 
+@pytest.mark.parametrize(
+    ("path", "taken"),
+    [
+        (b"d/" + b"n" * 255, True),
+        (b"d/" + b"n" * 256, False),
+        (b"d" * 256 + b"/n", False),
+        ((b"d" * 99 + b"/") * 40 + b"n" * 95, True),
+        ((b"d" * 99 + b"/") * 40 + b"n" * 96, False),
+    ],
+    ids=["longest name", "longer", "longer folder", "longest path", "longer path"],
+)
+def test_names_and_paths_that_no_disk_takes_are_refused(path: bytes, taken: bool) -> None:
+    if taken:
+        assert _listing(answer({path: 1})).files == {path: 1}
+        return
+    with pytest.raises(HostFailure) as refused:
+        _listing(answer({b"ok": 1, path: 1}))
+    assert refused.value.reason == "protocol"
+    assert "name that is too long" in refused.value.detail
+    assert len(refused.value.detail) < 120
+
+
+def test_a_size_that_no_disk_has_is_refused() -> None:
+    assert _listing(answer({b"a": 10**17})).files == {b"a": 10**17}
+    for size in (10**18, 10**400):
+        with pytest.raises(HostFailure):
+            _listing(answer({b"a": size}))
+
+
 def test_a_list_without_sizes_is_refused() -> None:
     with pytest.raises(HostFailure):
         _listing({**answer({}), "files": base64.b64encode(zlib.compress(b"name\0")).decode()})
