@@ -12,11 +12,12 @@ import secrets
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from roomful import host_program
 from roomful.hosts import Host
+from roomful.likeness import Older, older_of
 from roomful.login_shell import command_line
 from roomful.manifest import Manifest
 from roomful.openssh import KEX_ALGORITHMS
@@ -45,6 +46,8 @@ class Stop:
     host: Host
     hop: dict[str, Any]
     lacks: frozenset[int]
+    #: Of some of those files, by number: the version that it has.
+    older: Mapping[int, Older] = field(default_factory=dict)
 
 
 class Lookout:
@@ -141,7 +144,7 @@ class Lookout:
             "argv": hop_argv(endpoint.user, endpoint.host, endpoint.port),
             "door": answer["door"],
         }
-        return Stop(index, connection.entry, hop, frozenset(answer["lacks"]))
+        return Stop(index, connection.entry, hop, frozenset(answer["lacks"]), older_of(answer["older"]))
 
 
 @contextlib.contextmanager

@@ -17,13 +17,14 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from roomful import host_program, report
 from roomful.children import dying_with_us
 from roomful.errors import InputError
 from roomful.hosts import Host
+from roomful.likeness import Likeness
 from roomful.login_shell import command_line
 from roomful.lookout import Lookout, Stop, framed, loader, program
 from roomful.manifest import Manifest
@@ -99,7 +100,14 @@ def spread(
     mode = route.mode
     if mode == "off" or (mode == "auto" and (len(hosts) <= AUTO_HOSTS or manifest.size <= AUTO_BYTES)):
         return relayed
-    base = {**request, "run": relayed.token, "secret": "", "silent": 0, "limit": manifest.size}
+    base = {
+        **request,
+        "run": relayed.token,
+        "secret": "",
+        "silent": 0,
+        "limit": manifest.size,
+        "pieces": mode == "auto",
+    }
     seed = f"{route.controller}.{relayed.token}"
     with Lookout(settings, base, manifest, seed, direct=mode == "direct") as lookout:
         _spread(relayed, hosts, lookout, route)
@@ -111,6 +119,8 @@ def _spread(relayed: Relayed, hosts: Sequence[Host], lookout: Lookout, route: Ro
     mode, sent = route.mode, route.sent
     settings, manifest = lookout.settings, lookout.manifest
     stops = lookout.ask({host: index for index, host in enumerate(hosts)})
+    if mode == "auto":
+        stops = _without_close(stops, manifest)
     wanted = sorted(set().union(*(stop.lacks for stop in stops)))
     size = sum(manifest.items[number].size for number in wanted)
     if len(stops) < 2 or (mode == "auto" and (len(stops) <= AUTO_HOSTS or size <= AUTO_BYTES)):
@@ -150,6 +160,17 @@ def _spread(relayed: Relayed, hosts: Sequence[Host], lookout: Lookout, route: Ro
     relayed.served = [hosts[index].label for index in have]
     rest = [stop.host for stop in stops if stop.index not in have]
     relayed.note = _note(relayed.served, rest, size, len(directly.intersection(have)))
+
+
+def _without_close(stops: Sequence[Stop], manifest: Manifest) -> list[Stop]:
+    """Leave to rsync the files of which hosts have an older version that is close, and hosts that lack no others."""
+    likeness = Likeness(manifest, len(stops))
+    found = []
+    for stop in stops:
+        close = {number for number, older in stop.older.items() if likeness.is_close(number, older)}
+        if lacks := stop.lacks - close:
+            found.append(replace(stop, lacks=lacks))
+    return found
 
 
 def _note(served: Sequence[str], rest: Sequence[Host], size: int, directly: int) -> str:

@@ -22,6 +22,7 @@ from roomful.workdir.direct import Caller, await_sender, dial, open_door
 from roomful.workdir.files import ANSWER, Refusal, described, raw, reason_of
 from roomful.workdir.hop import ALIVE, Hop
 from roomful.workdir.marks import leave_mark
+from roomful.workdir.pieces import MOST_FILES, pieces_of
 from roomful.workdir.releases import Store
 from roomful.workdir.seed import Seed
 
@@ -32,7 +33,8 @@ SILENCE_SECONDS = 150.0
 def look(request: dict[str, Any]) -> tuple[dict[str, Any], socket.socket | None]:
     """Say which files are not here yet, by their place in the list, and whose disk this is.
 
-    With a ``secret``, also listen for the host before, and say where.
+    With ``pieces``, also show some of the older versions of those files. With a ``secret``, also listen for the host
+    before, and say where.
     """
     store = Store(request["workdir"], request["dest"], request["key"])
     store.make()
@@ -40,16 +42,22 @@ def look(request: dict[str, Any]) -> tuple[dict[str, Any], socket.socket | None]
     record = store.record(name)
     known = record.items if record else {}
     lacks = []
+    older: dict[int, tuple[int, list[str]]] = {}
     for number, (path, kind, _, _, content) in enumerate(request["items"]):
         item = known.get(raw(path))
         if kind == "file" and (item is None or item.content != content):
             lacks.append(number)
+            if item is not None and name is not None and request["pieces"] and len(older) < MOST_FILES:
+                size, pieces = pieces_of(os.path.join(store.release(name), raw(path)))
+                if pieces:
+                    older[number] = size, pieces
     seen = leave_mark(store.own, request["run"], request["index"])
     # Of those that share a disk the first one is on the way.
     awaited = lacks and request["secret"] and not any(index < request["index"] for index in seen)
     door = open_door() if awaited else None
     address = dict(zip(("address", "port"), door.getsockname())) if door else None
-    return {"lacks": lacks, "seen": seen, "ssh": shutil.which("ssh") is not None, "door": address}, door
+    ssh = shutil.which("ssh") is not None
+    return {"lacks": lacks, "older": older, "seen": seen, "ssh": ssh, "door": address}, door
 
 
 def receive(door: socket.socket, asked: dict[str, Any], wanted: Callable[[], bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -63,3 +64,41 @@ def test_little_or_few_goes_plainly(project: Project) -> None:
     rows, said = project.deploy()
     assert "relay" not in said
     assert all(row["bytes_sent"] > PAYLOAD_BYTES for row in rows)
+
+
+def test_auto_leaves_to_rsync_what_hosts_have_in_an_older_version(project: Project) -> None:
+    project.keys("12345")
+    with (project.folder / "tasks.py").open("a") as tasks:
+        tasks.write("from roomful import relay\nrelay.AUTO_BYTES = 1_000_000\n")
+    big = project.folder / "resources" / "data" / "big"
+    plain = replace_workdir(project)
+    said = project.deploy()[1]
+    assert "sent once to lab01" in said
+    plain.deploy("--relay", "off")
+    with big.open("r+b") as file:
+        file.seek(PAYLOAD_BYTES // 3)
+        file.write(os.urandom(1000))
+    before = project.bytes_gone_up()
+    rows, said = plain.deploy("--relay", "off")
+    by_rsync = project.bytes_gone_up() - before
+    rows, said = project.deploy()
+    by_auto = project.bytes_gone_up() - before - by_rsync
+    assert [row["result"] for row in rows] == ["deployed"] * 5, said
+    assert "relay" not in said
+    # To ask every host costs a login and a program of 50 kB.
+    assert by_auto < by_rsync + 5 * 100_000
+    assert len(project.sums()) == 1
+    # Another file of the same name goes up once.
+    big.write_bytes(os.urandom(PAYLOAD_BYTES))
+    before = project.bytes_gone_up()
+    rows, said = project.deploy()
+    assert "sent once to lab01" in said
+    assert project.bytes_gone_up() - before < 2 * PAYLOAD_BYTES
+    assert len(project.sums()) == 1
+
+
+def replace_workdir(project: Project) -> Project:
+    """The same project with a workdir of its own."""
+    other = copy.copy(project)
+    other.workdir += "-plain"
+    return other

@@ -59,3 +59,8 @@ class Project:
     def sums(self) -> set[str]:
         command = f"cd {self.workdir.removeprefix('~/')} && sha256sum run.py data/big && stat -L -c %a data/big"
         return {ssh(self.room, host.name, command).stdout for host in self.room.hosts}
+
+    def bytes_gone_up(self) -> int:
+        """How many bytes have left the controller so far, of everything."""
+        counter = ["ip", "netns", "exec", str(self.room.netns), "cat", "/sys/class/net/eth0/statistics/tx_bytes"]
+        return int(subprocess.run(counter, capture_output=True, text=True, check=True).stdout)

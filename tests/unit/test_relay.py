@@ -28,6 +28,7 @@ REQUEST = {
     "secret": "",
     "program": "",
     "silent": 0,
+    "pieces": False,
 }
 
 
