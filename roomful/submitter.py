@@ -13,6 +13,7 @@ from redis.connection import ConnectionInterface
 
 from roomful.agent.scripts import Scripts
 from roomful.agent.task import TaskSpec, digest_of
+from roomful.durability import DiskWatch, Persistence
 from roomful.queue_wire import chunks, merge_ranges, pack_command
 from roomful.records import SubmitReport
 
@@ -20,8 +21,11 @@ from roomful.records import SubmitReport
 _WINDOW = 3
 #: Tries of a chunk over new connections.
 _RECONNECTS = 5
-#: The append-only file is synced once a second; a disk slower than this is reported.
+#: A disk that takes longer is reported.
 _DURABLE_SECONDS = 30
+_LOOK_SECONDS = 0.005
+#: Goes with each chunk: the server carries both out in one turn, or this one later.
+_ASK = pack_command([b"INFO", b"persistence"])
 
 
 class Submitter:
@@ -44,6 +48,8 @@ class Submitter:
         self._waiting: deque[bytes] = deque()
         self._ranges: list[tuple[int, int]] = []
         self._added = self._skipped = 0
+        self._watch = DiskWatch()
+        self._durable: bool | None = None
 
     def submit(self, specs: Iterable[TaskSpec | bytes]) -> SubmitReport:
         """Send the tasks, and wait until the server has them on disk."""
@@ -52,14 +58,14 @@ class Submitter:
         try:
             for number, chunk in enumerate(chunks(specs)):
                 digests = "".join(map(digest_of, chunk)).encode()
-                packed = pack_command([*self._head, b"%b.%d" % (token, number), self._flag, digests, *chunk])
+                packed = pack_command([*self._head, b"%b.%d" % (token, number), self._flag, digests, *chunk]) + _ASK
                 self._waiting.append(packed)
                 connection = self._send(connection, packed)
                 if len(self._waiting) >= _WINDOW:
                     connection = self._receive(connection)
             while self._waiting:
                 connection = self._receive(connection)
-            durable = self._sync(connection) if self._added else True
+            durable = self._sync() if self._added else True
         finally:
             if self._waiting:
                 # What made the tasks failed, or the server did: nobody may read the replies still to come.
@@ -81,9 +87,12 @@ class Submitter:
     def _receive(self, connection: Any) -> Any:
         try:
             first, added, skipped = connection.read_response()
+            persistence = Persistence.parse(connection.read_response())
         except (redis.ConnectionError, redis.TimeoutError, redis.exceptions.NoScriptError) as error:
             return self._again(connection, error)
         self._waiting.popleft()
+        self._watch = DiskWatch()
+        self._durable = self._judge(persistence)
         self._added += added
         self._skipped += skipped
         if added:
@@ -107,28 +116,19 @@ class Submitter:
                 return connection
         raise error
 
-    def _sync(self, connection: Any) -> bool:
-        """Wait for the disk. False where the server has no append-only file; raises ServerError if it is too slow."""
-        # In pieces that are shorter than the connection's time-out for any reply.
-        for _ in range(_DURABLE_SECONDS // 5):
-            try:
-                connection.send_command("WAITAOF", 1, 0, 5000)
-                local, _ = connection.read_response()
-            except redis.ResponseError as error:
-                return False if "appendonly" in str(error) else self._sync_without_waitaof()
-            if local:
-                return True
-        raise redis.TimeoutError(f"the server's disk did not take the tasks within {_DURABLE_SECONDS} s")
+    def _judge(self, seen: Persistence) -> bool | None:
+        """Tell whether what was taken is on disk; False where there is nothing that keeps it, None: not yet."""
+        if not (seen.kept and seen.sound):
+            return False
+        return True if self._watch.look(seen, time.monotonic()) else None
 
-    def _sync_without_waitaof(self) -> bool:
-        """Wait for an older server's next whole second of syncing."""
+    def _sync(self) -> bool:
+        """Wait for the disk. False where the server keeps nothing on it; raises TimeoutError if it is too slow."""
         deadline = time.monotonic() + _DURABLE_SECONDS
-        time.sleep(1.1)
-        while time.monotonic() < deadline:
-            info: Any = self._client.info("persistence")
-            if not info.get("aof_enabled"):
-                return False
-            if not info.get("aof_pending_bio_fsync") and not info.get("aof_buffer_length"):
-                return bool(info.get("aof_last_write_status") == "ok")
-            time.sleep(0.1)
-        raise redis.TimeoutError(f"the server's disk did not take the tasks within {_DURABLE_SECONDS} s")
+        while self._durable is None:
+            if time.monotonic() > deadline:
+                raise redis.TimeoutError(f"the server's disk did not take the tasks within {_DURABLE_SECONDS} s")
+            time.sleep(_LOOK_SECONDS)
+            fields: Any = self._client.info("persistence")
+            self._durable = self._judge(Persistence.of(fields))
+        return self._durable

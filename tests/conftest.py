@@ -64,6 +64,14 @@ def clean_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_next_sync() -> Iterator[None]:
+    """Let hundreds of submissions not wait a second each for the disk; test_promises_disk.py does wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("roomful.durability.SYNC_EVERY_SECONDS", 0.0)
+        yield
+
+
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """The folder that holds bootstrap, pyproject.toml and tasks.py."""

@@ -16,8 +16,8 @@ from roomful.agent.private import Refusal, daemon_environment, read_json, write_
 
 #: ACL files with channel rules, and `XAUTOCLAIM`-era commands, came with this version.
 OLDEST = (6, 2, 0)
-#: From here on WAITAOF tells when a write is on disk; older ones must sync at every write instead.
-WITH_WAITAOF = (7, 2, 0)
+#: CLIENT SETINFO came with this version.
+WITH_SETINFO = (7, 2, 0)
 
 USERS = ("controller", "agent")
 
@@ -99,8 +99,8 @@ def configuration(directory: Path, socket_path: str, program: Program) -> str:
         # No snapshots: the append-only file is the only copy, rewritten in place when it has doubled.
         ("save", ""),
         ("appendonly", "yes"),
-        # Submissions wait for the disk by WAITAOF; where that does not exist, every write does.
-        ("appendfsync", "everysec" if version >= WITH_WAITAOF else "always"),
+        # Submissions wait for it: see roomful/durability.py. "always" would end the server when its disk is full.
+        ("appendfsync", "everysec"),
         # A power cut leaves half a record at the end, which nobody was told is safe.
         ("aof-load-truncated", "yes"),
         ("auto-aof-rewrite-percentage", "100"),
@@ -133,7 +133,7 @@ def quoted(value: str) -> str:
 def acl_file(passwords: Mapping[str, str], agent_rules: str, program: Program) -> str:
     """Write the users: passwords only as SHA-256, and nothing without one."""
     controller = CONTROLLER_RULES
-    if program.version >= WITH_WAITAOF:
+    if program.version >= WITH_SETINFO:
         controller += " +client|setinfo"
     rules = {"controller": controller, "agent": agent_rules}
     lines = ["user default off resetpass resetkeys resetchannels -@all"]

@@ -18,9 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from roomful.queue import Queue, TaskSpec
 from tests.support.agents import PATIENCE, Room, Wire, a_room, alive, pid_in
-from tests.support.valkey import Valkey
 from tests.support.waiting import wait_until
 
 DAY_SECONDS = 86400
@@ -179,23 +177,3 @@ def test_two_gigabytes_of_output_pass_through_little_memory(room: Room) -> None:
     for pid in (room.worker_pid("one"), room.guard_pid("one")):
         peak = int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0])
         assert peak < 64 * 1024, f"{peak} KiB: outputs are held in memory"
-
-
-@pytest.mark.parametrize("kept", [True, False], ids=["with-aof", "without-aof"])
-def test_a_server_without_waitaof_is_asked_in_another_way(tmp_path: Path, kept: bool) -> None:
-    """Simulated by a user who may do all but that; it takes the next whole second of syncing."""
-    user = "user old on nopass ~* &* +@all -waitaof"
-    valkey = Valkey(tmp_path, [user]).start()
-    try:
-        valkey.client().config_set("appendonly", "yes" if kept else "no")
-        with Queue.connect(valkey.socket, "room", username="old") as queue:
-            started = time.monotonic()
-            report = queue.submit([TaskSpec(command=f"echo {number}") for number in range(100)])
-            assert (report.added, report.durable) == (100, kept)
-            assert time.monotonic() - started > 1.0, "a second's syncing cannot have passed"
-        valkey.signal(signal.SIGKILL)
-        valkey.start()
-        with Queue.connect(valkey.socket, "room") as queue:
-            assert queue.counts().todo == (100 if kept else 0)
-    finally:
-        valkey.stop()

@@ -7,6 +7,7 @@ A proof is a ``[[proof]]`` of ``tests/proofs/*.toml``::
     file = "roomful/agent/scripts/claim.lua"                   # what is broken: this text ...
     replace = '''...'''                                        # ... stands there exactly once
     with = '''...'''
+    also = [{file = "...", replace = '...', with = '...'}]     # and this, where a thing is protected twice
 
 ``python -m tests.support.proofs [--list] [TEXT...]`` (``inv dev.prove``) carries out those that contain the texts,
 each in a copy of the checkout, after it has seen that their tests pass in a copy where nothing is broken.
@@ -22,10 +23,11 @@ import tempfile
 import time
 import tomllib
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tabulate import tabulate
 
@@ -38,20 +40,12 @@ REASON_WIDTH = 150
 
 
 @dataclass(frozen=True)
-class Proof:
-    """One sentence, the tests that hold it, and a way to break it."""
+class Edit:
+    """A text of a file, and what stands there instead once it is broken."""
 
-    area: str
-    says: str
-    tests: tuple[str, ...]
     file: str
     replace: str
     by: str
-
-    def matches(self, texts: Sequence[str]) -> bool:
-        """Whether each of the texts stands in the area, the sentence, the file or a test's name."""
-        whole = " ".join((self.area, self.says, self.file, *self.tests)).lower()
-        return all(text.lower() in whole for text in texts)
 
     def apply(self, checkout: Path) -> None:
         """Break it in ``checkout``; raises ValueError where the text does not stand there exactly once."""
@@ -64,15 +58,46 @@ class Proof:
         path.write_text(text.replace(self.replace, self.by))
 
 
+@dataclass(frozen=True)
+class Proof:
+    """One sentence, the tests that hold it, and a way to break it."""
+
+    area: str
+    says: str
+    tests: tuple[str, ...]
+    file: str
+    replace: str
+    by: str
+    also: tuple[Edit, ...] = ()
+
+    def matches(self, texts: Sequence[str]) -> bool:
+        """Whether each of the texts stands in the area, the sentence, the file or a test's name."""
+        whole = " ".join((self.area, self.says, self.file, *self.tests)).lower()
+        return all(text.lower() in whole for text in texts)
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """All that is broken at a time."""
+        return (Edit(self.file, self.replace, self.by), *self.also)
+
+    def apply(self, checkout: Path) -> None:
+        """Break it in ``checkout``; raises ValueError where a text does not stand there exactly once."""
+        for edit in self.edits:
+            edit.apply(checkout)
+
+
 def load(folder: Path = FOLDER) -> list[Proof]:
     """Return all proofs, in the order of the files and within them; raises KeyError where one is incomplete."""
     entries = [
         (path, entry) for path in sorted(folder.glob("*.toml")) for entry in tomllib.loads(path.read_text())["proof"]
     ]
-    return [
-        Proof(path.stem, entry["says"], tuple(entry["tests"]), entry["file"], entry["replace"], entry["with"])
-        for path, entry in entries
-    ]
+    return [_proof(path.stem, entry) for path, entry in entries]
+
+
+def _proof(area: str, entry: Mapping[str, Any]) -> Proof:
+    also = [Edit(more["file"], more["replace"], more["with"]) for more in entry.get("also", ())]
+    tests = tuple(entry["tests"])
+    return Proof(area, entry["says"], tests, entry["file"], entry["replace"], entry["with"], tuple(also))
 
 
 @contextmanager

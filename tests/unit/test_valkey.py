@@ -32,13 +32,6 @@ def test_nothing_listens_but_a_private_socket() -> None:
     assert not [line for line in lines if line.startswith(("bind", "tls-port"))]
 
 
-@pytest.mark.parametrize(
-    ("program", "sync"), [(VALKEY, "everysec"), (REDIS_7_0, "always"), (REDIS_6, "always")], ids=["8.1", "7.0", "6.2"]
-)
-def test_where_nobody_can_wait_for_the_disk_every_write_does(program: Program, sync: str) -> None:
-    assert f'appendfsync "{sync}"' in configuration(Path("/d"), "/s", program).splitlines()
-
-
 def test_an_old_server_gets_no_setting_that_it_does_not_know() -> None:
     assert "enable-debug-command" in configuration(Path("/d"), "/s", REDIS_7_0)
     assert "enable-" not in configuration(Path("/d"), "/s", REDIS_6)

@@ -1,0 +1,90 @@
+"""Acknowledged means on disk: what is told of a submission while the disk takes nothing, and when it does again.
+
+A killed server loses nothing that it has written, synced or not; only a disk that is held up tells the two apart.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from roomful import durability, submitter
+from roomful.errors import ServerError
+from roomful.queue import Queue, TaskSpec
+from roomful.records import SubmitReport
+from tests.support import slow_disk
+from tests.support.valkey import Valkey
+from tests.support.waiting import wait_until
+
+#: As it is for users.
+SYNC_EVERY_SECONDS = 1.2
+#: Longer than the server keeps a write back while a sync is under way.
+HELD_SECONDS = 2.8
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(durability, "SYNC_EVERY_SECONDS", SYNC_EVERY_SECONDS)
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[Valkey]:
+    server = Valkey(tmp_path).start()
+    yield server
+    server.stop()
+
+
+def pid_of(valkey: Valkey) -> int:
+    assert valkey.process
+    return valkey.process.pid
+
+
+@pytest.mark.parametrize("before", ["nothing", "another submission", "a sync that is held up"])
+def test_a_submission_returns_when_the_disk_has_it_and_not_before(valkey: Valkey, before: str) -> None:
+    reports: list[SubmitReport] = []
+    with Queue.connect(valkey.socket, "room") as queue:
+
+        def submit() -> None:
+            reports.append(queue.submit([TaskSpec(command="true")]))
+
+        if before != "nothing":
+            # The next sync is a second away.
+            queue.submit([TaskSpec(command="echo before")])
+        with slow_disk.stuck(pid_of(valkey)):
+            if before == "a sync that is held up":
+                valkey.client().set("another", "write")
+                wait_until(lambda: valkey.client().info("persistence")["aof_pending_bio_fsync"], 10)
+            thread = threading.Thread(target=submit)
+            thread.start()
+            wait_until(lambda: valkey.client().exists(queue.keys.task), 10)
+            held = time.monotonic()
+            while time.monotonic() - held < HELD_SECONDS:
+                assert reports == [], "the disk has not taken it yet"
+                time.sleep(0.05)
+        thread.join(20)
+    assert [(report.added, report.durable) for report in reports] == [(1, True)]
+
+
+def test_a_disk_that_takes_nothing_is_an_error(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submitter, "_DURABLE_SECONDS", 2)
+    with (
+        Queue.connect(valkey.socket, "room") as queue,
+        slow_disk.stuck(pid_of(valkey)),
+        pytest.raises(ServerError, match="the server's disk did not take the tasks within 2 s"),
+    ):
+        queue.submit([TaskSpec(command="true")])
+
+
+def test_where_nothing_is_kept_that_is_told(valkey: Valkey) -> None:
+    valkey.client().config_set("appendonly", "no")
+    with Queue.connect(valkey.socket, "room") as queue:
+        assert not queue.submit([TaskSpec(command="true")]).durable
+    valkey.signal(signal.SIGKILL)
+    valkey.start()
+    with Queue.connect(valkey.socket, "room") as queue:
+        assert queue.counts().todo == 0
