@@ -176,6 +176,20 @@ def test_what_a_task_leaves_behind_goes_with_it(room: Room, escape: str) -> None
     wait_until(lambda: not any(alive(pid) for pid in pids), GONE_SECONDS, lambda: pids)
 
 
+def test_a_daemon_lives_as_long_as_the_task_that_forked_it(room: Room) -> None:
+    work = room.folder / "work-one"
+    markers, go = [work / "daemon-in-session", work / "daemon-without-environment"], work / "daemons-may-go"
+    fork = "{0} sh -c 'sh -c \"echo \\$\\$ > {1}; exec sleep 600\" & sleep 0.2'"
+    forks = [fork.format(how, marker) for how, marker in zip(("setsid", "env -i setsid"), markers, strict=True)]
+    (task_id,) = room.submit(f"{'; '.join(forks)}; while [ ! -e {go} ]; do sleep 0.05; done")
+    pids = [pid_in(marker) for marker in markers]
+    time.sleep(2.5)
+    assert [alive(pid) for pid in pids] == [True, True], "the agent has looked at least twice meanwhile"
+    go.touch()
+    assert room.queue.wait([task_id], timeout=PATIENCE)
+    wait_until(lambda: not any(alive(pid) for pid in pids), GONE_SECONDS)
+
+
 def uses(process: Path, program: Path) -> bool:
     """Whether a process runs this program."""
     try:
@@ -238,6 +252,19 @@ def test_secrets_are_in_no_command_line_and_no_open_file(room: Room) -> None:
     assert "secret-of-agents" not in room.log()
     for path in (room.folder / "agent-one").rglob("*"):
         assert not stat.S_IMODE(path.stat().st_mode) & 0o077 or path.is_socket(), path
+
+
+def test_tasks_see_nothing_of_the_login_that_started_the_agent(own: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["SSH_AUTH_SOCK", "SSH_CONNECTION", "INVOKE_ROOMFUL_SERVER_URL", "ROOMFUL_PASSWORD"]
+    for name in names:
+        monkeypatch.setenv(name, "not-for-tasks")
+    monkeypatch.setenv("MINE", "for-tasks")
+    own.start()
+    (record,) = own.run("env")
+    said = own.queue.output(record.id).head
+    assert b"not-for-tasks" not in said
+    assert b"for-tasks" in said
+    assert b"secret-of-agents" not in said
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,17 @@ def test_written_lists_read_back(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "x.txt").read_text().startswith("# made by a test\n")
 
 
-@pytest.mark.parametrize(("name", "good"), [("a.b-c_d", True), ("1.2.3.4", True), ("a;b", False), ("a\nb", False)])
+@pytest.mark.parametrize(
+    ("name", "good"),
+    [
+        ("a.b-c_d", True),
+        ("1.2.3.4", True),
+        ("a;b", False),
+        ("a\nb", False),
+        ("-oProxyCommand=reboot", False),
+        ("-v", False),
+    ],
+)
 def test_is_host_name(name: str, good: bool) -> None:
     assert is_host_name(name) is good
 
