@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _SEIZE, _INTERRUPT, _DETACH = 0x4206, 0x4207, 17
-#: What Valkey and Redis call the thread.
+#: What Valkey and Redis call the thread; some go on after this.
 SYNCING = "bio_aof"
 
 
@@ -20,7 +20,7 @@ def stuck(pid: int) -> Iterator[None]:
     The server must be a child of ours. A debugger's stop is used, the only one that holds a single thread.
     """
     names = {int(path.name): (path / "comm").read_text().strip() for path in Path(f"/proc/{pid}/task").iterdir()}
-    (thread,) = (number for number, name in names.items() if name == SYNCING)
+    (thread,) = (number for number, name in names.items() if name.startswith(SYNCING))
     _ptrace(_SEIZE, thread)
     try:
         _ptrace(_INTERRUPT, thread)
