@@ -75,6 +75,17 @@ def test_a_claim_takes_what_fits_the_room_that_is_free(queue: Queue) -> None:
     assert agent.claim(9) == []
 
 
+def test_what_one_class_takes_is_not_there_for_the_next(queue: Queue) -> None:
+    urgent = add(queue, "u1", "u2", "u3", cpus=1, memory_bytes=1 << 30, priority=1)
+    add(queue, "two CPUs", cpus=2)
+    add(queue, "two GiB", cpus=0, memory_bytes=2 << 30)
+    small = add(queue, "little", cpus=0.5, memory_bytes=1 << 29)
+    agent = Scripted(queue, "h", cpus=4, memory_mib=4096)
+    assert [task_id for task_id, _ in agent.claim(9)] == [*urgent, *small], (
+        "one CPU and one GiB are left after the first"
+    )
+
+
 def test_tasks_taken_ahead_need_only_fit_the_host_as_a_whole(queue: Queue) -> None:
     add(queue, "more CPUs than it has", cpus=5)
     add(queue, "more memory than it has", memory_bytes=5 << 30, cpus=4)
