@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import contextlib
 import functools
 import sys
@@ -17,6 +18,7 @@ from tests.support.proofs import CHECKOUT, Proof, broken, load, run, verdict
 PROOFS = load()
 
 
+@functools.cache
 @functools.cache
 def names_in(path: Path) -> set[str]:
     """Return the names of the test functions in a file."""
