@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import functools
 import contextlib
 import functools
 import sys
