@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from roomful.agent.keeper_link import link_argv
 from roomful.lab import Lab
 from roomful.login_shell import command_line
 from tests.support.inv import Project, project_for
@@ -135,3 +137,13 @@ def test_a_shell_command_for_one_host(project: Project) -> None:
     for host in SHELLS:
         done = project.inv("shell", host, "--", "printf", "%s|", *HARD)
         assert done.stdout == "".join(f"{word}|" for word in HARD), done.stderr
+
+
+@pytest.mark.parametrize("directory", ["/tmp/a b/$(touch x)", "/tmp/`touch x`"])
+def test_a_folders_name_is_never_a_command(directory: str, tmp_path: Path) -> None:
+    record = {"ssh": ["ssh"], "name": "h", "directory": directory}
+    *_, command = link_argv(record, "u", "/v.sock")
+    script = f'set -- {command}; printf %s "$5"'
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == directory
+    assert list(tmp_path.iterdir()) == []
