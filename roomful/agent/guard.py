@@ -172,6 +172,8 @@ def _end_on_error(problem: Any) -> None:
 
 def _start_over(config_path: Path) -> None:
     """Become a guard ourselves, because ours was killed."""
+    # The worker blocks some, and blocked signals stay so through exec.
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
     os.execv(sys.executable, [sys.executable, *program(), "guard", "--config", str(config_path)])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 from collections import deque
@@ -44,3 +45,23 @@ class Mailbox:
         """Go through the letters, also those that come meanwhile."""
         while self._letters:
             yield self._letters.popleft()
+
+
+def children_fd() -> int:
+    """Return a descriptor that is readable when a child has ended; -1 where the system has no such thing.
+
+    For the main thread, once every other thread blocks SIGCHLD. A handler, even an empty one, costs Python an
+    interrupted call and a second one for each child.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, "signalfd"):
+        return -1
+    # As sigset_t, which no system makes larger than this.
+    numbers = ctypes.create_string_buffer(128)
+    libc.sigemptyset(numbers)
+    libc.sigaddset(numbers, int(signal.SIGCHLD))
+    # On Linux, O_NONBLOCK and O_CLOEXEC are SFD_NONBLOCK and SFD_CLOEXEC.
+    fd = int(libc.signalfd(-1, numbers, os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd >= 0:
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    return fd

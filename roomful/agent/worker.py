@@ -20,7 +20,7 @@ from roomful.agent.config import AgentConfig
 from roomful.agent.host_lock import HostLock
 from roomful.agent.ledger import Ledger
 from roomful.agent.link import Events, Exchange, Heartbeat, Membership, Parcel, Want
-from roomful.agent.mailbox import Mailbox
+from roomful.agent.mailbox import Mailbox, children_fd
 from roomful.agent.manners import Manners
 from roomful.agent.memory_watch import LOOK_SECONDS, MemoryWatch
 from roomful.agent.outbox import Outbox
@@ -66,6 +66,7 @@ class Worker:
         self._waiting: deque[Claimed] = deque()
         self._appetite = Appetite()
         self._mail = Mailbox()
+        self._children = -1
         self._memory = MemoryWatch(self.tuning, self._cgroup)
         self._manners = Manners(self.tuning)
         self._host_lock = HostLock(config.host_lock)
@@ -124,7 +125,11 @@ class Worker:
         Path(self._workdir).mkdir(parents=True, exist_ok=True)
         Path(self._spool.folder).mkdir(mode=0o700, exist_ok=True)
         self._mail.wake_on_signals()
-        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._children = children_fd()
+        if self._children >= 0:
+            self._epoll.register(self._children, select.EPOLLIN)
+        else:
+            signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.signal(signal.SIGTERM, lambda *_: self._mail.drop("stop"))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._epoll.register(self._mail.fd, select.EPOLLIN)
@@ -151,6 +156,9 @@ class Worker:
     def _ready(self, fd: int) -> None:
         if fd == self._mail.fd:
             self._mail.hush()
+        elif fd == self._children:
+            # What it says is not needed: all children are asked at every turn.
+            os.read(fd, 4096)
         elif fd == self._guard_fd:
             self._epoll.unregister(fd)
             log.error("the guard is gone: stopping")
