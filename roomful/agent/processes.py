@@ -19,7 +19,6 @@ class Process(NamedTuple):
     pid: int
     parent: int
     group: int
-    session: int
     #: ``R``, ``S``, ``D``, ``T``, ``Z`` ...
     state: str
 
@@ -50,7 +49,7 @@ def process(pid: int) -> Process | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return Process(pid, int(fields[1]), int(fields[2]), int(fields[3]), fields[0].decode())
+    return Process(pid, int(fields[1]), int(fields[2]), fields[0].decode())
 
 
 def all_processes() -> Iterator[Process]:
