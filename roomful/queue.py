@@ -39,7 +39,7 @@ class Queue(QueueReader):
         A duplicate has the same kind, command, env, cwd, stdin and outputs as a task that is todo, running or done.
         """
         with self._answering():
-            return Submitter(self._redis, self.scripts, allow_duplicates, progress).submit(specs)
+            return Submitter(self._redis, self.scripts, allow_duplicates, progress, self.data).submit(specs)
 
     # -- changing -----------------------------------------------------------------------------------------------
 

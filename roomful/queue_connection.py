@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,6 +28,8 @@ class QueueConnection:
     def __init__(self, client: redis.Redis, cluster: str, where: str = "") -> None:
         self._redis = client
         self._where = where
+        #: The folder of the server's files, where this machine has them.
+        self.data: Path | None = None
         self.keys = Keys(cluster)
         self.scripts = Scripts(client, self.keys.prefix)
 

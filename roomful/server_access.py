@@ -16,6 +16,7 @@ from typing import Any
 
 from roomful.agent.keeper_link import escaped
 from roomful.agent.private import SOCKET_PATH_BYTES
+from roomful.agent.server_folder import DATA
 from roomful.agent.valkey import ping
 from roomful.errors import ServerError
 from roomful.hosts import Host
@@ -58,6 +59,7 @@ class Access:
                 raise ServerError(what, where=self.on, fix=fix)
             time.sleep(0.05)
         with Queue.connect(self.socket, cluster, username="controller", password=password) as queue:
+            queue.data = None if self.on else Path(self.directory, DATA)
             yield queue
 
 

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import redis
@@ -13,7 +14,7 @@ from redis.connection import ConnectionInterface
 
 from roomful.agent.scripts import Scripts
 from roomful.agent.task import TaskSpec, digest_of
-from roomful.durability import DiskWatch, Persistence
+from roomful.durability import DiskWatch, Persistence, sync_files
 from roomful.queue_wire import chunks, merge_ranges, pack_command
 from roomful.records import SubmitReport
 
@@ -37,10 +38,13 @@ class Submitter:
         scripts: Scripts,
         allow_duplicates: bool,
         progress: Callable[[int], None] | None = None,
+        data: Path | None = None,
     ) -> None:
+        """``data`` is the folder of the server's files, where this machine has them."""
         self._client = client
         self._scripts = scripts
         self._progress = progress
+        self._data = data
         digest = scripts.load("submit").encode()
         prefix = scripts.prefix.encode()
         self._head = [b"EVALSHA", digest, b"1", prefix]
@@ -128,7 +132,13 @@ class Submitter:
         while self._durable is None:
             if time.monotonic() > deadline:
                 raise redis.TimeoutError(f"the server's disk did not take the tasks within {_DURABLE_SECONDS} s")
-            time.sleep(_LOOK_SECONDS)
             fields: Any = self._client.info("persistence")
-            self._durable = self._judge(Persistence.of(fields))
+            seen = Persistence.of(fields)
+            self._durable = self._judge(seen)
+            if self._durable is None and self._data and not seen.syncing:
+                # What the server's turns before this one have changed is in the file.
+                if sync_files(self._data):
+                    return True
+                self._data = None
+            time.sleep(_LOOK_SECONDS)
         return self._durable

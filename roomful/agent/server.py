@@ -35,6 +35,7 @@ from roomful.agent.private import (
 )
 from roomful.agent.processes import process
 from roomful.agent.server_folder import (
+    DATA,
     data_without_manifest,
     directory_of,
     forget,
@@ -102,7 +103,7 @@ def _own_valkey(directory: Path, request: Mapping[str, Any], socket_path: str) -
             "Valkey would begin anew", where=lost, why="the list of its files is missing", fix=fix, code="data"
         )
     program = find_program([*request.get("candidates", ()), *map(str, sorted(directory.glob("bin/valkey-server*")))])
-    private_directory(directory / "data")
+    private_directory(directory / DATA)
     private_directory(directory / "bin")
     rules = " ".join(acl_rules(str(request["cluster"])))
     write_atomically(directory / "users.acl", acl_file(passwords_in(directory), rules, program).encode())
@@ -201,7 +202,7 @@ def _failed(directory: Path, state: Mapping[str, Any]) -> Refusal:
     if "No space left" in why:
         return Refusal("the server cannot start", where=str(directory), why=why, fix=FREE_SPACE, code="disk-full")
     if state.get("data_fault"):
-        data = next(iter(sorted((directory / "data").glob("**/*.manifest"))), directory / "data")
+        data = next(iter(sorted((directory / DATA).glob("**/*.manifest"))), directory / DATA)
         fix = (
             f"nothing was changed; see where it is broken with: {directory}/bin/valkey-check-aof {data}"
             " (copy the folder data first, then --fix cuts the file there), or start anew: inv stop-server --forget"
@@ -223,7 +224,7 @@ def status(request: Mapping[str, Any]) -> Reply:
         "socket": plan.get("socket", ""),
         "program": plan.get("program_version", ""),
         "zipapp": Path(plan["command"][-1]).name if plan.get("command") else "",
-        "data_bytes": size_of(directory / "data"),
+        "data_bytes": size_of(directory / DATA),
     }
     if not running:
         return reply
@@ -301,7 +302,7 @@ def stop(request: Mapping[str, Any]) -> Reply:
         return reply
     with locked(directory / "start.lock", wait=STOP_SECONDS):
         reply["stopped"] = _stop(directory)
-        reply["data_bytes"] = size_of(directory / "data")
+        reply["data_bytes"] = size_of(directory / DATA)
         reply["clients"] = len((read_json(directory / "clients.json") or {}).get("clients", {}))
         if request.get("forget"):
             if upstream := read_json(directory / "upstream.json"):
@@ -343,7 +344,7 @@ def _end_orphan(directory: Path) -> None:
     pid = (read_json(directory / "status.json") or {}).get("valkey")
     with contextlib.suppress(OSError, TypeError):
         # A pid may have been given to somebody else: ours works in our folder.
-        if os.readlink(f"/proc/{pid}/cwd") == str((directory / "data").resolve()):
+        if os.readlink(f"/proc/{pid}/cwd") == str((directory / DATA).resolve()):
             os.kill(int(pid), signal.SIGTERM)  # type: ignore[arg-type]  # a TypeError is what is caught
             os.kill(int(pid), signal.SIGCONT)  # type: ignore[arg-type]
 

@@ -35,7 +35,9 @@ OWN_FILES = (
     "valkey.log.1",
     "valkey.sock",
 )
-OWN_FOLDERS = ("bin", "data")
+#: Where the append-only file is.
+DATA = "data"
+OWN_FOLDERS = ("bin", DATA)
 OWN_PATTERNS = ("roomful-*.pyz", ".*.json.*", ".users.acl.*", ".valkey.conf.*", "temp-*")
 
 
@@ -85,7 +87,7 @@ def link_tool(directory: Path, program: str) -> None:
 
 def data_without_manifest(directory: Path) -> str:
     """Return where data are whose manifest is gone: Valkey (from 7.0 on) would not read but overwrite them."""
-    folder = directory / "data" / "appendonlydir"
+    folder = directory / DATA / "appendonlydir"
     names = os.listdir(str(folder)) if folder.is_dir() else []
     alone = any(name.endswith(".aof") for name in names) and not any(name.endswith(".manifest") for name in names)
     return str(folder / "appendonly.aof.manifest") if alone else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Mapping, NamedTuple, Sequence
 
 from roomful.agent.private import Refusal, daemon_environment, read_json, write_json
+from roomful.agent.server_folder import DATA
 
 #: ACL files with channel rules, and `XAUTOCLAIM`-era commands, came with this version.
 OLDEST = (6, 2, 0)
@@ -89,7 +90,7 @@ def configuration(directory: Path, socket_path: str, program: Program) -> str:
         ("unixsocketperm", "600"),
         ("protected-mode", "yes"),
         ("daemonize", "no"),
-        ("dir", str(directory / "data")),
+        ("dir", str(directory / DATA)),
         ("logfile", str(directory / "valkey.log")),
         ("loglevel", "notice"),
         ("aclfile", str(directory / "users.acl")),

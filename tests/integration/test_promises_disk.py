@@ -5,6 +5,8 @@ A killed server loses nothing that it has written, synced or not; only a disk th
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 import threading
 import time
@@ -17,6 +19,8 @@ from roomful import durability, submitter
 from roomful.errors import ServerError
 from roomful.queue import Queue, TaskSpec
 from roomful.records import SubmitReport
+from roomful.server import Server
+from roomful.settings import Settings
 from tests.support import slow_disk
 from tests.support.valkey import Valkey
 from tests.support.waiting import wait_until
@@ -88,3 +92,35 @@ def test_where_nothing_is_kept_that_is_told(valkey: Valkey) -> None:
     valkey.start()
     with Queue.connect(valkey.socket, "room") as queue:
         assert queue.counts().todo == 0
+
+
+def test_who_has_the_servers_files_has_them_synced_at_once(
+    project: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durability, "SYNC_EVERY_SECONDS", 60.0)
+    synced: list[bytes] = []
+    real = os.fsync
+
+    def fsync(handle: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{handle}").read_bytes())
+        real(handle)
+
+    Server(project, None).start()
+    with Server(project, None).queue() as queue:
+        monkeypatch.setattr(os, "fsync", fsync)
+        assert queue.submit([TaskSpec(command="echo to be kept")]).durable
+    assert any(b"echo to be kept" in text for text in synced)
+
+
+def test_who_cannot_sync_the_servers_files_waits_for_the_server(
+    valkey: Valkey, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with Queue.connect(valkey.socket, "room") as queue, slow_disk.stuck(pid_of(valkey)):
+        queue.data = tmp_path
+        monkeypatch.setattr(submitter, "_DURABLE_SECONDS", 2)
+        with pytest.raises(ServerError, match="the server's disk did not take the tasks"):
+            queue.submit([TaskSpec(command="true")])
