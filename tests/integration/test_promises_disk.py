@@ -124,3 +124,9 @@ def test_who_cannot_sync_the_servers_files_waits_for_the_server(
         monkeypatch.setattr(submitter, "_DURABLE_SECONDS", 2)
         with pytest.raises(ServerError, match="the server's disk did not take the tasks"):
             queue.submit([TaskSpec(command="true")])
+
+
+def test_a_server_that_never_syncs_is_not_said_to_have_them_on_disk(valkey: Valkey) -> None:
+    valkey.client().config_set("appendfsync", "no")
+    with Queue.connect(valkey.socket, "room") as queue:
+        assert not queue.submit([TaskSpec(command="true")]).durable

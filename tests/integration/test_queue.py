@@ -240,6 +240,10 @@ def test_agents_may_do_nothing_but_their_work(server: Room, queue: Queue) -> Non
         ["ACL", "LIST"],
         ["KEYS", "*"],
         ["GET", "{roomful:other}:meta"],
+        # What it may do, but with its own queue's keys.
+        ["HGET", "{roomful:other}:config", "x"],
+        ["XREAD", "COUNT", "1", "STREAMS", "{roomful:other}:wake", "0"],
+        ["EVALSHA", mine.scripts.load("leave"), "1", "{roomful:other}:", "h#1"],
     ]
     forbidden += [["EVAL", "return redis.call('HGET', KEYS[1], 'x')", "1", "{roomful:other}:meta"], ["SHUTDOWN"]]
     forbidden += [["CLIENT", "KILL", "TYPE", "normal"], ["SUBSCRIBE", "x"], ["MONITOR"]]

@@ -173,6 +173,8 @@ def run(checkout: Path, tests: Sequence[str], longest: float = LONGEST) -> Seen:
         for failure in case.iterfind("failure"):
             said = " ".join(failure.get("message", "").split())
             reasons.append(f"{name.partition('::')[2]}: {said[:REASON_WIDTH]}")
+    # What has failed may well leave something that its clean-up stumbles over.
+    found["error"] = [name for name in found["error"] if name not in found["failed"]]
     return Seen(*(tuple(found[kind]) for kind in ("passed", "failed", "error")), reasons=tuple(reasons))
 
 

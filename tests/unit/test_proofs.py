@@ -18,7 +18,6 @@ PROOFS = load()
 
 
 @functools.cache
-@functools.cache
 def names_in(path: Path) -> set[str]:
     """Return the names of the test functions in a file."""
     tree = ast.parse(path.read_text())
@@ -53,7 +52,13 @@ NUMBER = int(Path(__file__).with_name("number").read_text())
 def broken():
     assert NUMBER == 1
 
+@pytest.fixture
+def untidy():
+    yield
+    assert NUMBER == 1
+
 def test_notices(): assert NUMBER == 1
+def test_leaves_things(untidy): assert NUMBER == 1
 def test_does_not(): assert NUMBER
 def test_skips(): pytest.skip("not here")
 def test_cannot(broken): pass
@@ -74,9 +79,11 @@ def test_what_passes_and_fails_is_told_apart(checkout: Path) -> None:
     (checkout / "number").write_text("2\n")
     name = "test_number.py::test_"
     seen = run(checkout, ["test_number.py"])
-    assert seen.reasons == ("test_notices: assert 2 == 1",)
+    assert seen.reasons == ("test_notices: assert 2 == 1", "test_leaves_things: assert 2 == 1")
     assert seen == proofs.Seen(
-        passed=(f"{name}does_not", f"{name}skips"), failed=(f"{name}notices",), broken=(f"{name}cannot",)
+        passed=(f"{name}does_not", f"{name}skips"),
+        failed=(f"{name}notices", f"{name}leaves_things"),
+        broken=(f"{name}cannot",),
     )
     assert run(checkout, ["test_number.py::test_nothing"]).trouble.startswith("pytest ended with 4")
 
