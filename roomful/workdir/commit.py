@@ -7,6 +7,7 @@ import hashlib
 import os
 from typing import Any
 
+from roomful.workdir.adopt import adopt
 from roomful.workdir.carrier import Carrier
 from roomful.workdir.files import Refusal, below, kind_of, listed, lstat, raw, remove, serve, shown, sync, text, write
 from roomful.workdir.lock import Lock
@@ -20,12 +21,19 @@ MOST_FILE_SYNCS = 200
 
 
 def commit(request: dict[str, Any]) -> dict[str, Any]:
-    """Make the staged files the current release, and say what had to make way."""
+    """Make the staged files the current release, and say what had to make way.
+
+    With ``seeds`` nothing was pushed: what is wanted is taken from those. Where it is not all there, nothing is done
+    but to say so (``incomplete``).
+    """
     store = Store(request["workdir"], request["dest"], request["key"])
     name: str = request["name"]
     names = [raw(entry) for entry in request["entries"]]
     staged = os.path.join(store.staging, raw(request["staging"]))
     wanted = {raw(path): Item(*values) for path, *values in request["items"]}
+    seeds = [os.path.join(store.staging, raw(seed)) for seed in request["seeds"]]
+    if seeds and not adopt(store, staged, wanted, seeds):
+        return {"incomplete": True}
     items = verify(
         store, staged, wanted, Digests([os.path.join(store.staging, raw(seed)) for seed in request["dead"]])
     )

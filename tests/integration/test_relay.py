@@ -26,7 +26,8 @@ def test_the_payload_goes_up_once(project: Project) -> None:
     rows, said = project.deploy("--relay", "chain")
     assert [row["result"] for row in rows] == ["deployed"] * 5, said
     assert "sent once to lab01, passed on over SSH to 4 of 4\n" in said
-    assert sum(row["bytes_sent"] for row in rows) < 100_000
+    # Nothing was left for rsync.
+    assert [(row["bytes_sent"], row["files_sent"]) for row in rows] == [(0, 0)] * 5
     assert len(project.sums()) == 1
     # Seeds are gone, as are the files with the keys of neighbours.
     left = (
@@ -38,6 +39,8 @@ def test_the_payload_goes_up_once(project: Project) -> None:
     (project.folder / "resources" / "run.py").write_text("two")
     rows, said = project.deploy("--relay", "chain")
     assert "sent once" in said
+    # What did not change comes from the version before.
+    assert [(row["result"], row["bytes_sent"]) for row in rows] == [("deployed", 0)] * 5
     assert len(project.sums()) == 1
     assert project.deploy("--relay", "chain")[0][4]["result"] == "current"
 

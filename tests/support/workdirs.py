@@ -106,6 +106,7 @@ class Workdir:
             "name": f"release{self.runs}",
             "staging": staging,
             "dead": dead,
+            "seeds": [],
             "items": items,
         }
 
