@@ -105,6 +105,8 @@ class _Collecting:
         self.saved: Saved | None = None
         self.outcomes: Outcomes[Collected] | None = None
         self.notes: list[str] = []
+        #: What was asked for, where no host has any file of it.
+        self.unmatched: tuple[str, ...] = ()
 
     def declared(self) -> dict[str, list[Declared]]:
         """Return what tasks that are done have declared, by host."""
@@ -128,6 +130,8 @@ class _Collecting:
         asks = f"asking {len(hosts)} {'host' if len(hosts) == 1 else 'hosts'}"
         with progress.moved_bytes("collect", asks) as on_bytes:
             self.outcomes = collect_from(hosts, self.settings, wanted, self.folder, on_bytes=on_bytes)
+        nothing = not self.outcomes.not_ok and not any(one.value and one.value.files for one in self.outcomes)
+        self.unmatched = wanted.patterns if nothing else ()
         if self.queue and not any(outcome.reason == "interrupted" for outcome in self.outcomes):
             self.saved = save(self.queue, self.folder, self.settings, before_connecting=enter_lab)
         return self.outcomes
@@ -137,6 +141,9 @@ class _Collecting:
         from roomful import report
 
         notes = list(self.notes)
+        if self.unmatched:
+            named = " ".join(map(repr, self.unmatched))
+            notes.append(f"no file matches {named}; those that are as deploy put them there are not collected")
         for outcome in self.outcomes or ():
             if outcome.value and outcome.value.skipped_count:
                 names = ", ".join(map(repr, outcome.value.skipped[:3]))

@@ -210,9 +210,9 @@ def _cleaned_cells(outcome: Outcome[Cleaned]) -> dict[str, Any]:
     if value is None:
         return {"result": "", "files": "", "agent's folder": "", "left there": ""}
     result = f"{value.result} with {value.shared_with}" if value.shared_with else value.result
-    left = [f"{value.rescued} files of tasks"] if value.rescued else []
+    left = [f"{value.rescued} {'file' if value.rescued == 1 else 'files'} of tasks"] if value.rescued else []
     left += value.left
-    left += [f"{value.outputs} outputs to collect"] if value.outputs else []
+    left += [f"{value.outputs} {'output' if value.outputs == 1 else 'outputs'} to collect"] if value.outputs else []
     return {"result": result, "files": value.files, "agent's folder": value.folder, "left there": ", ".join(left)}
 
 

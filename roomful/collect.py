@@ -94,7 +94,15 @@ def collect(
     from roomful.ssh import fan_out
 
     requests = {host: wanted.request(host.label) for host in hosts}
-    folders = _folders(hosts, into or settings.path(settings.results))
+    into = into or settings.path(settings.results)
+    folders = _folders(hosts, into)
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise InputError(
+            "cannot make the folder to fill", where=str(into), why=why, fix="give another --into"
+        ) from error
     indices = {host: index for index, host in enumerate(hosts)}
     common = {"workdir": settings.workdir, "run": secrets.token_hex(8)}
 
@@ -250,7 +258,11 @@ class _Pulls:
                 failure = HostFailure("disk-full", f"here: {folder}")
             return _failed(listing, failure, time.monotonic() - start)
         except OSError as error:
-            return _failed(listing, HostFailure("error", f"here: {error}"), time.monotonic() - start)
+            return _failed(
+                listing,
+                HostFailure("error", f"here: {error.filename or folder}: {error.strerror or error}"),
+                time.monotonic() - start,
+            )
         value = replace(value, skipped=wanted.skipped, skipped_count=wanted.skipped_count)
         if wanted.missing:
             missing = _failed(listing, HostFailure("missing-output", named(wanted.missing)), time.monotonic() - start)

@@ -286,6 +286,9 @@ def test_the_tasks(
     collected = inv("collect", "out", "./logs", "--hosts", "lab01", "--into", "back")
     assert collected.returncode == 0, collected.stderr
     assert read_tree(settings.root / "back") == {"lab01/out/r": "r"}
+    nothing = inv("collect", "no/*", "run.py", "--hosts", "lab01,lab02")
+    assert nothing.returncode == 0
+    assert "no file matches 'no/*' 'run.py'; those that are as deploy put them there are not" in nothing.stderr
     (workdir / "new").mkdir()
     (settings.root / "resources" / "new").write_text("n")
     refused = inv("deploy", "--hosts", "lab")
@@ -310,6 +313,8 @@ def test_the_tasks(
         (["collect", "/etc"], "bad path '/etc'"),
         (["collect", ".roomful"], ".roomful is Roomful's own"),
         (["deploy", "resources", "--hosts", "labb"], "did you mean lab?"),
+        (["collect", "--into", "resources/run.py"], "resources/run.py: cannot make the folder to fill: File exists"),
+        (["collect", "--into", "/proc/x"], "/proc/x: cannot make the folder to fill: No such file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
