@@ -66,6 +66,19 @@ def test_heartbeats_come_and_a_long_task_runs_once_however_busy_the_host_is(own:
     assert (record.state, record.attempt, record.tries) == ("done", 1, ())
 
 
+def test_heartbeats_come_however_often_an_agent_is_woken(own: Room) -> None:
+    own.queue.configure({"heartbeat_seconds": 0.5})
+    own.start()
+    wait_until(lambda: own.queue.settings().get("heartbeat_seconds"), PATIENCE)
+    client, end = own.valkey.client(), time.monotonic() + 4
+    while time.monotonic() < end:
+        client.xadd(own.queue.keys.wake, {"w": "1"}, maxlen=16)
+        found = own.client("one")
+        assert found
+        assert found.seconds_since_heartbeat < 2
+        time.sleep(0.05)
+
+
 def test_who_was_handed_a_tasks_output_cannot_write_into_another_ones(own: Room) -> None:
     own.start()
     with socket.socket(socket.AF_UNIX) as listener:
