@@ -18,6 +18,9 @@ from roomful.agent.config import AgentConfig
 from roomful.agent.private import Lock, Refusal, private_directory, read_json, write_json
 from roomful.agent.processes import descendants, send, sweep
 
+#: What was killed is gone within this.
+KILLED_SECONDS = 5.0
+
 
 def main(arguments: list[str]) -> int:
     """Run one command; the exit code is 0 when what was asked for is so."""
@@ -97,6 +100,10 @@ def stop(home: Path, timeout: float) -> dict[str, Any]:
         if lock.owner() is not None:
             for pid in descendants([owner]):
                 send(pid, signal.SIGKILL)
+            # The kernel takes a moment to end them, longer on a busy machine; the lock is theirs until then.
+            deadline = time.monotonic() + KILLED_SECONDS
+            while lock.owner() is not None and time.monotonic() < deadline:
+                time.sleep(0.02)
     killed = 0
     with contextlib.suppress(OSError):
         # What only the environment still ties to this agent.

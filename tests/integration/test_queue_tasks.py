@@ -341,7 +341,7 @@ def test_a_terminal_gets_a_bar_and_a_watch_in_place(project: Project) -> None:
     assert watch.process.wait(timeout=30) == 0
     os.close(watch.terminal)
     project.room.queue.cancel()
-    project.write("tasks.txt", "".join(f"sleep 0.{number}\n" for number in range(10, 20)))
+    project.write("tasks.txt", "".join(f"sleep 0.{number}\n" for number in range(50, 60)))
     bar = on_terminal(project, "submit", "tasks.txt", "--wait")
     seen = read_until(bar, "10 done, 0 failed")
     assert "/10" in seen

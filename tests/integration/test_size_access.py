@@ -220,12 +220,12 @@ def test_a_relay_goes_round_the_broken_hosts_and_leaves_no_trace_of_its_own(tria
         for path in (key.parent, key):
             os.chown(path, STUDENT_ID, STUDENT_ID)
     step = trial.go("deploy", "payload", "--relay", "chain", "--hosts", "some")
-    failed = {"lab12": "no-python", "lab13": "noisy-shell", "lab15": "no-program"}
+    # A shell that writes into rsync's conversation is no matter here: what was relayed is put together without rsync.
+    failed = {"lab12": "no-python", "lab15": "no-program"}
     assert step.not_ok() == {**WITHOUT_KEY, **failed}
-    assert "25 hosts: 7 ok, 3 failed, 15 unreachable" in step.words
-    assert (
-        "again on these: inv deploy payload '--hosts=lab[02,04-13,15-20],nowhere' --relay=chain --json" in step.words
-    )
+    assert "25 hosts: 8 ok, 2 failed, 15 unreachable" in step.words
+    again = "again on these: inv deploy payload '--hosts=lab[02,04-12,15-20],nowhere' --relay=chain --json"
+    assert again in step.words
     # All that can run the program are on the way: from the first to the others.
     assert "sent once to lab01, passed on over SSH to 8 of 8\n" in step.words
     assert sum(item.get("bytes_sent", 0) for item in step.document["hosts"]) < PAYLOAD_BYTES // 10
