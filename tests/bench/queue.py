@@ -114,6 +114,8 @@ def throughput(sheet: Sheet, folder: Path, python: str, rounds: int, count: int)
     with a_room() as room:
         # The peers' tasks are not nice either.
         room.queue.configure({"nice": 0})
+        # As for who has called start-server on his own machine.
+        room.queue.data = room.valkey.folder
         room.start("bench", cpus=2)
         ours(room, count // 4)
         mine: list[float] = []
@@ -136,6 +138,7 @@ def throughput(sheet: Sheet, folder: Path, python: str, rounds: int, count: int)
 def submission(sheet: Sheet, folder: Path, rounds: int, count: int) -> None:
     """Measure submissions, memory and what a claim costs, on a server of their own."""
     with private_valkey(folder) as server, Queue.connect(server.socket, "bench") as queue:
+        queue.data = server.folder
         specs = [TaskSpec(command=f"./solve --instance {number:09} --seed 1 > out.txt") for number in range(count)]
         rates, before = [], memory_of(server.client())
         for number in range(rounds):
