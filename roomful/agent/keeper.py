@@ -185,10 +185,12 @@ class Keeper:
             return
         self._expired = now
         try:
+            times = leases.times_of(self.settings)
+            silence = times[1]
             lost = leases.expire(
                 self.scripts,
-                *leases.times_of(self.settings),
-                [label for label, link in self.links.items() if link.alive(now)],
+                *times,
+                [label for label, link in self.links.items() if link.would_hear(now, silence)],
             )
             for agent in lost:
                 self.log.warning("%s is lost, %d tasks given back", agent.agent, agent.tasks)

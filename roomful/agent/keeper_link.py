@@ -107,6 +107,13 @@ class Link:
         """Tell whether the client's host answers at this moment."""
         return self.state == "up" and now - self.answered < FRESH_SECONDS
 
+    def would_hear(self, now: float, seconds: float) -> bool:
+        """Tell whether an agent there that lives has been heard: its host answers, and the link is that old.
+
+        An agent that was cut off for a while comes back a moment after the link does.
+        """
+        return self.alive(now) and now - self.since >= seconds
+
     def facts(self) -> dict[str, Any]:
         """Return what others may know about it."""
         return {"state": self.state, "reason": self.reason, "detail": self.detail, "attempts": self.failures}

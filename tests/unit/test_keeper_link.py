@@ -118,6 +118,14 @@ def test_pauses_grow_and_are_jittered() -> None:
     assert link.next_attempt == 0.0
 
 
+def test_a_link_that_has_just_come_up_says_nothing_of_an_agent_that_was_cut_off() -> None:
+    link = Link("node01", RECORD, "/v.sock")
+    link.state, link.since, link.answered = "up", 100.0, 107.0
+    assert link.alive(107.5)
+    assert not link.would_hear(107.5, 8.0)
+    assert link.would_hear(108.5, 8.0)
+
+
 def test_only_a_fresh_answer_proves_a_host_alive() -> None:
     link = Link("node01", RECORD, "/v.sock")
     link.answered = 100.0
