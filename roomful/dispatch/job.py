@@ -113,6 +113,8 @@ class Job:
         self._tried: set[str] = set()
         self._place: Place | None = None
         self._over = False
+        #: What stops a command for good that has not followed SIGTSTP.
+        self._stop: threading.Timer | None = None
         #: The signal that ended what a command had left behind.
         self._freed = 0
         self._abandoned = threading.Event()
@@ -175,9 +177,13 @@ class Job:
                 self._freed = number
                 self.process.kill()
                 return
+            if number in (signal.SIGTSTP, signal.SIGCONT) and self._stop is not None:
+                # It goes on before it was stopped for good: it must not stand still again then.
+                self._stop.cancel()
             self.process.signal(number)
             if number == signal.SIGTSTP:
-                threading.Timer(STOP_SECONDS, self.process.signal, (signal.SIGSTOP,)).start()
+                self._stop = threading.Timer(STOP_SECONDS, self.process.signal, (signal.SIGSTOP,))
+                self._stop.start()
 
     def _nobody_reads(self, error: OSError) -> None:
         """Treat the command as a local one whose output goes nowhere."""
