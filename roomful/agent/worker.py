@@ -52,8 +52,8 @@ class Worker:
         cpu_milli = int((config.cpus or host.cpus(self._cgroup)) * 1000)
         memory = config.memory_bytes or host.memory(self._cgroup).total
         self.ledger = Ledger(cpu_milli, memory // (1024 * 1024), config.slots)
-        said = dict(about, cpus=cpu_milli / 1000, memory=memory, slots=config.slots or -(-cpu_milli // 1000))
-        said["workdir"] = self._workdir
+        slots = config.slots or -(-cpu_milli // 1000)
+        said = dict(about, cpus=cpu_milli / 1000, memory=memory, slots=slots, workdir=self._workdir)
         size = f"{cpu_milli} {memory // (1024 * 1024)}"
         self.member = Membership(config, nonce, instance, said, size)
         self._spool = Spool(str(config.home / "spool"), self.member.keys, self.tuning)
@@ -65,8 +65,7 @@ class Worker:
         #: Claimed, and not started yet.
         self._waiting: deque[Claimed] = deque()
         self._appetite = Appetite()
-        self._mail = Mailbox()
-        self._children = -1
+        self._mail, self._children = Mailbox(), -1
         self._memory = MemoryWatch(self.tuning, self._cgroup)
         self._manners = Manners(self.tuning)
         self._host_lock = HostLock(config.host_lock)
@@ -280,8 +279,8 @@ class Worker:
     def _want(self, now: float) -> Want | None:
         if self._stopping or self._draining or not self._settled or self._refusal or self._outbox.crowded:
             return None
-        running = self._attempts.running
-        want = self._appetite.want(now, self.ledger, running, len(self._waiting), self._memory.free_mib)
+        running, waiting = self._attempts.running, len(self._waiting)
+        want = self._appetite.want(now, self.ledger, running, waiting, self._memory.free_mib)
         # The machine is ours before a task is: it would wait here for others' end.
         return want if want is None or self._machine_is_ours() else None
 
