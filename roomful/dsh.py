@@ -223,7 +223,11 @@ def send(sock: Any, message: bytes, stdin: int) -> None:
 
 
 def forward_signals(sock: Any) -> None:
-    """Hand signals on to the command instead of obeying them."""
+    """Hand signals on to the command instead of obeying them; what is sent before must be out already."""
+    # Python calls our handlers between its instructions: one that came just before a recv is seen after that. Where
+    # nothing comes, the recv ends after a second (struct timeval).
+    second = (1).to_bytes(8, sys.byteorder) + bytes(8)
+    sock.setsockopt(_socket.SOL_SOCKET, _socket.SO_RCVTIMEO, second)
 
     def forward(number: int, _: object) -> None:
         try:  # noqa: SIM105  # contextlib would have to be imported
@@ -248,40 +252,72 @@ def forward_signals(sock: Any) -> None:
 class Terminal:
     """Our terminal's input on its way into a pipe, whose other end the dispatcher reads.
 
-    Only a process of the terminal's session is stopped when it reads in the background, so we read it.
+    Only a process of the terminal's session is stopped when it reads in the background, so we read it. We must not
+    wait in a read: what poll saw may be read by the shell, whose turn it was, and nobody would hear the dispatcher.
     """
 
     def __init__(self) -> None:
         self.theirs, self.ours = os.pipe()
         os.set_blocking(self.ours, False)
+        try:
+            # O_NONBLOCK on descriptor 0 would be everybody's who has this terminal.
+            self.typed = os.open("/proc/self/fd/0", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        except OSError:
+            self.typed = 0  # it was another user's before su
+        # In the background we want an error: stopped, we would not hear that the command has ended.
+        self.before = _signal.signal(_signal.SIGTTIN, _signal.SIG_IGN)
         self.waiting = b""
+        self.refused = False
 
     def pump(self, sock: Any) -> None:
         """Pass on what is typed until the dispatcher says something."""
         import select
 
-        os.close(self.theirs)
         while self.ours >= 0:
             poll = select.poll()
             poll.register(sock, select.POLLIN)
             if self.waiting:
                 poll.register(self.ours, select.POLLOUT)
             elif not in_background():
-                poll.register(0, select.POLLIN)
+                poll.register(self.typed, select.POLLIN)
             ready = dict(poll.poll(200))
             if sock.fileno() in ready:
                 return
-            try:
-                if 0 in ready:
-                    self.waiting = os.read(0, 4096)
-                    if not self.waiting:
-                        self.close()
-                if self.waiting:
-                    self.waiting = self.waiting[os.write(self.ours, self.waiting) :]
-            except BlockingIOError:
-                pass
-            except OSError:
+            if self.typed in ready:
+                self.read()
+            self.write()
+
+    def read(self) -> None:
+        """Take what is typed, if it is still there and for us."""
+        try:
+            self.waiting = os.read(self.typed, 4096)
+        except BlockingIOError:
+            return
+        except OSError:
+            # Refused while the terminal was another's, or there is no terminal any more: then it is refused again.
+            if self.refused and not in_background():
                 self.close()
+            self.refused = True
+            return
+        self.refused = False
+        if not self.waiting:
+            self.close()
+
+    def write(self) -> None:
+        """Hand over what the command takes."""
+        try:
+            while self.waiting:
+                self.waiting = self.waiting[os.write(self.ours, self.waiting) :]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.close()
+
+    def leave(self) -> None:
+        """Leave the terminal to what we become."""
+        if self.typed:
+            os.close(self.typed)
+        _signal.signal(_signal.SIGTTIN, self.before)
 
     def close(self) -> None:
         """Tell the command that its input is at its end."""
@@ -312,6 +348,8 @@ def receive(sock: Any, count: int) -> bytes:
     while len(data) < count:
         try:
             part = sock.recv(count - len(data))
+        except BlockingIOError:
+            continue  # its time limit: a signal has its turn
         except OSError:
             part = b""
         if not part:
@@ -320,9 +358,11 @@ def receive(sock: Any, count: int) -> bytes:
     return data
 
 
-def answers(sock: Any) -> Iterator[tuple[bytes, bytes]]:
-    """Yield what the dispatcher says: a kind and a payload."""
+def answers(sock: Any, terminal: Terminal | None) -> Iterator[tuple[bytes, bytes]]:
+    """Yield what the dispatcher says, a kind and a payload, and pass on meanwhile what is typed."""
     while True:
+        if terminal:
+            terminal.pump(sock)
         head = receive(sock, 5)
         if len(head) < 5:
             fail("the dispatcher has ended, and the command with it")
@@ -349,6 +389,9 @@ def local(call: Call) -> NoReturn:
 
 def main(words: Iterable[str] | None = None) -> NoReturn:
     """Run the command."""
+    # Until the command is asked for, signals do to us what they do to any program. Python would raise an exception.
+    if _signal.getsignal(_signal.SIGINT) == _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     call = Call(sys.argv[1:] if words is None else words)
     if not call.argv or not call.argv[0]:
         fail("no command given; see dsh --help")
@@ -359,17 +402,19 @@ def main(words: Iterable[str] | None = None) -> NoReturn:
             local(call)
         fail(problem)
     terminal = Terminal() if b"stdin=no" not in call.options and is_terminal(0) else None
-    forward_signals(sock)
     try:
         send(sock, call.message(), terminal.theirs if terminal else 0)
     except OSError as error:
         fail(f"the dispatcher does not listen: {error.strerror}")
+    forward_signals(sock)
     if terminal:
-        terminal.pump(sock)
-    for kind, payload in answers(sock):
+        os.close(terminal.theirs)
+    for kind, payload in answers(sock, terminal):
         if kind == EXIT:
             os._exit(payload[0])
         elif kind == LOCAL:
+            if terminal:
+                terminal.leave()
             local(call)
         elif kind in (ERROR, NOTE):
             complain(payload)

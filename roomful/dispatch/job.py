@@ -115,13 +115,21 @@ class Job:
         self._over = False
         #: What stops a command for good that has not followed SIGTSTP.
         self._stop: threading.Timer | None = None
-        #: The signal that ended what a command had left behind.
+        #: The last signal that asked for an end, and the one that ended what a command had left behind.
+        self._ending = 0
         self._freed = 0
         self._abandoned = threading.Event()
+        #: Held while the command is started: it exists for signals from then on.
+        self._starting = threading.Lock()
+        self._started = False
 
     def run(self) -> None:
         """Start the command, and hand on signals until the end. A client that has gone takes the command with it."""
-        self._attempt()
+        if self._order.sync:
+            # Signals are heard while files travel.
+            threading.Thread(target=self._attempt, daemon=True, name="attempt").start()
+        else:
+            self._attempt()
         while True:
             numbers = self._client.signals()
             if not numbers:
@@ -132,8 +140,14 @@ class Job:
             self._abandoned.set()
             for output in self._outputs.values():
                 output.abort()
-            if self._place is not None:
-                self.process.kill()
+            with self._starting:
+                if self._started:
+                    self.process.kill()
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether nobody wants the command any more."""
+        return bool(self._ending) or self._abandoned.is_set()
 
     def _attempt(self) -> None:
         """Choose a host and start the command there; ends the job where that cannot be."""
@@ -153,37 +167,45 @@ class Job:
         if order.sync:
             try:
                 with self._house.lent():
-                    sync.push(self._sync_plan(label), self._client)
+                    sync.push(self._sync_plan(label), lambda: self._given_up)
             except sync.SyncFailure as error:
                 self._pool.leave(place)
                 self._not_brought(place, f"{label}: cannot bring {order.here} there: {error}")
                 return
         about = (folders.folders_of(order.cwd, order.argv), folders.stems_of(order.argv)) if order.cwd else None
         launch = Launch(order.argv, order.cwd, order.env, stdin=self._input is not None, visit=about)
-        self._place = place
-        place.commands.start(launch, self)
-        if self._input:
+        with self._starting:
+            if not self._given_up:
+                self._place = place
+                place.commands.start(launch, self)
+                self._started = True
+        if not self._started:
+            self._pool.leave(place)
+            self._end(128 + self._ending)
+        elif self._input:
             self._input.feed(self.process)
-        if self._abandoned.is_set():
-            self.process.kill()
 
     def _sync_plan(self, label: str) -> sync.Plan:
         return sync.Plan(label, self._order.here, self._order.cwd, self._house.socket)
 
     def _signal(self, number: int) -> None:
-        with contextlib.suppress(AttributeError):  # while its host is being chosen there is no process
-            if number in ENDING and self.process.status is not None:
-                # It has ended: what it left behind, perhaps in a session of its own, holds its streams.
-                self._freed = number
-                self.process.kill()
+        if number in ENDING:
+            self._ending = number
+        with self._starting:
+            if not self._started:
                 return
-            if number in (signal.SIGTSTP, signal.SIGCONT) and self._stop is not None:
-                # It goes on before it was stopped for good: it must not stand still again then.
-                self._stop.cancel()
-            self.process.signal(number)
-            if number == signal.SIGTSTP:
-                self._stop = threading.Timer(STOP_SECONDS, self.process.signal, (signal.SIGSTOP,))
-                self._stop.start()
+        if number in ENDING and self.process.status is not None:
+            # It has ended: what it left behind, perhaps in a session of its own, holds its streams.
+            self._freed = number
+            self.process.kill()
+            return
+        if number in (signal.SIGTSTP, signal.SIGCONT) and self._stop is not None:
+            # It goes on before it was stopped for good: it must not stand still again then.
+            self._stop.cancel()
+        self.process.signal(number)
+        if number == signal.SIGTSTP:
+            self._stop = threading.Timer(STOP_SECONDS, self.process.signal, (signal.SIGSTOP,))
+            self._stop.start()
 
     def _nobody_reads(self, error: OSError) -> None:
         """Treat the command as a local one whose output goes nowhere."""
@@ -221,10 +243,12 @@ class Job:
 
     def _bring_back(self, place: Place, status: int | None) -> None:
         order = self._order
+        # What ended the command does not keep its results there.
+        self._ending = 0
         if order.sync:
             try:
                 with self._house.lent():
-                    sync.pull(self._sync_plan(place.host.label), self._client)
+                    sync.pull(self._sync_plan(place.host.label), lambda: self._given_up)
             except sync.SyncFailure as error:
                 self._not_brought(place, f"{place.host.label}: cannot bring the results from there: {error}")
                 return
@@ -236,7 +260,9 @@ class Job:
     def _not_brought(self, place: Place, why: str) -> None:
         """Try elsewhere where rsync failed because the host was lost."""
         failure = place.commands.failure
-        if failure is None or self._abandoned.is_set():
+        if self._given_up:
+            self._end(128 + self._ending)
+        elif failure is None:
             self._refuse(why)
         else:
             self._lost(place, failure.detail or failure.reason)
@@ -260,13 +286,17 @@ class Job:
         order, label = self._order, place.host.label
         self._tried.add(label)
         what = f"{label} was lost while {order.argv[0]} ran: {detail}"
-        if len(self._tried) > order.retries:
+        if self._ending:
+            # Perhaps because this host did not answer: nobody waits for another.
+            self._refuse(what, 128 + self._ending)
+        elif len(self._tried) > order.retries:
             self._refuse(what if order.retries else f"{what}; --retry N runs it again elsewhere")
         elif self._input and not self._input.repeatable:
             self._refuse(f"{what}; it cannot be run again: too much of its input has been read")
         else:
             self._client.say(dsh.NOTE, f"{what}; trying again elsewhere")
-            self._place = None
+            with self._starting:
+                self._place, self._started = None, False
             self._attempt()
 
     # --- the end ---

@@ -16,18 +16,17 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from roomful import dsh
-
-from .wire import Client
 
 #: Where rsync writes files until they are complete: a folder of each rsync's own, with a name that begins like this,
 #: which is removed after it. (With --partial-dir and --delay-updates rsyncs could not share a folder.)
 INCOMING = ".roomful-incoming"
 #: rsync wants a host's name before the command; ``--rsh`` drops it, ``--on`` says which it is.
 HOST = "roomful"
-#: A client is looked for so often while rsync runs, in seconds.
+#: So often it is asked whether what rsync brings is still wanted, in seconds.
 LOOK_SECONDS = 0.02
 
 
@@ -65,36 +64,36 @@ def rsync_argv(plan: Plan, incoming: str, back: bool = False) -> list[str]:
     return ["rsync", *options, "--update", there, here] if back else ["rsync", *options, here, there]
 
 
-def push(plan: Plan, client: Client) -> None:
-    """Bring the folder there. Raises SyncFailure."""
+def push(plan: Plan, given_up: Callable[[], bool]) -> None:
+    """Bring the folder there, for as long as anybody wants it. Raises SyncFailure."""
     incoming = f"{INCOMING}-{secrets.token_hex(8)}"
     there = f"{plan.target}/{incoming}"
-    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", there], client)
+    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", there], given_up)
     try:
-        _run(rsync_argv(plan, incoming), client)
+        _run(rsync_argv(plan, incoming), given_up)
     finally:
         # Also for a client that has gone; a host that has gone is asked in vain.
         with contextlib.suppress(SyncFailure):
             _run([*plan.remote_shell, HOST, "rm", "-rf", "--", there])
 
 
-def pull(plan: Plan, client: Client) -> None:
-    """Bring back what is newer there. Raises SyncFailure."""
+def pull(plan: Plan, given_up: Callable[[], bool]) -> None:
+    """Bring back what is newer there, for as long as anybody wants it. Raises SyncFailure."""
     try:
         incoming = tempfile.mkdtemp(prefix=f"{INCOMING}-", dir=plan.here)
     except OSError as error:
         raise SyncFailure(f"cannot write {plan.here}: {error.strerror}") from error
     try:
-        _run(rsync_argv(plan, incoming, back=True), client)
+        _run(rsync_argv(plan, incoming, back=True), given_up)
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
 
 
-def _run(argv: list[str], client: Client | None = None) -> None:
+def _run(argv: list[str], given_up: Callable[[], bool] = lambda: False) -> None:
     if shutil.which("rsync") is None:
         raise SyncFailure("rsync is not installed; install it with: apt-get install rsync")
     try:
-        lines, code = _watched(argv, client)
+        lines, code = _watched(argv, given_up)
     except OSError as error:
         raise SyncFailure(f"cannot run {argv[0]} here: {error.strerror or error}") from error
     # 24: files disappeared while rsync read them, as those of other commands do.
@@ -102,12 +101,12 @@ def _run(argv: list[str], client: Client | None = None) -> None:
         raise SyncFailure(lines[0] if lines else f"rsync: exit {code}")
 
 
-def _watched(argv: list[str], client: Client | None) -> tuple[list[str], int]:
-    """Run it for as long as the client is there; returns the lines that it wrote to stderr, and its exit code."""
+def _watched(argv: list[str], given_up: Callable[[], bool]) -> tuple[list[str], int]:
+    """Run it for as long as it is wanted; returns the lines that it wrote to stderr, and its exit code."""
     with tempfile.TemporaryFile("w+", errors="replace") as errors:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
         while process.poll() is None:
-            if client and client.gone:
+            if given_up():
                 process.terminate()
                 process.wait()
                 raise SyncFailure("interrupted")

@@ -82,6 +82,8 @@ class Client:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._sending = threading.Lock()
+        #: What came with the request.
+        self._early = b""
 
     @property
     def trusted(self) -> bool:
@@ -110,7 +112,8 @@ class Client:
                 if not part:
                     raise WireError("the request is cut")
                 data += part
-            return parse(data[4:]), fds
+            self._early = data[length + 4 :]
+            return parse(data[4 : length + 4]), fds
         except (OSError, WireError) as error:
             for fd in fds:
                 os.close(fd)
@@ -120,20 +123,11 @@ class Client:
 
     def signals(self) -> bytes:
         """Wait for signals' numbers, one byte each; none: the client has gone, or we are done with it."""
+        early, self._early = self._early, b""
         try:
-            return self._sock.recv(64)
+            return early or self._sock.recv(64)
         except OSError:
             return b""
-
-    @property
-    def gone(self) -> bool:
-        """Whether the client has ended; does not wait."""
-        try:
-            return self._sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
 
     def say(self, kind: bytes, payload: bytes | str = b"") -> None:
         """Send an answer; a client that has gone needs none."""

@@ -42,6 +42,8 @@ class Command:
         self.supervisor = supervisor
         self.report = report
         self.leader = 0
+        #: Signals that came before it was known which process they are for.
+        self.early: list[int] = []
         self.said = b""
         #: Its end, or that it never began, has been told.
         self.exited = False
@@ -198,6 +200,8 @@ class Launcher:
             if word == "S":
                 command.leader = int(rest)
                 self.send(frames.STARTED, command.number, json.dumps({"pid": command.leader}).encode())
+                for number in command.early:
+                    tree.signal_group(command.leader, number)
             elif word == "X":
                 command.exited = True
                 self.send(frames.EXITED, command.number, frames.STATUS.pack(int(rest)))
@@ -291,7 +295,9 @@ class Launcher:
             if command.report >= 0:
                 os.kill(command.supervisor, signal.SIGTERM)
         elif kind == frames.SIGNAL:
-            if command.leader and command.report >= 0:
+            if not command.leader:
+                command.early.append(payload[0])
+            elif command.report >= 0:
                 tree.signal_group(command.leader, payload[0])
         elif kind == frames.CREDIT:
             stream, more = frames.STREAM_CREDIT.unpack(payload)

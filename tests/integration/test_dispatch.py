@@ -5,55 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pty
 import re
-import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from roomful.lab import Lab
-from tests.support.dispatcher import Room, install
+from tests.support.dispatcher import Room, room, running_room
 from tests.support.inv import project_for
 from tests.support.lab import lab, rootless_lab
-from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree, wait_until_gone
-from tests.support.terminal import read_all
 from tests.support.waiting import wait_until
 
-__all__ = ["lab", "rootless_lab"]
-
-
-@pytest.fixture(scope="module")
-def running(rootless_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
-    folder = tmp_path_factory.mktemp("dispatch")
-    project = project_for(
-        rootless_lab,
-        folder / "project",
-        folder / "home",
-        ssh_config=str(rootless_lab.ssh_config),
-        known_hosts=str(rootless_lab.known_hosts),
-    )
-    work = folder / "project" / "work"
-    work.mkdir()
-    room = Room(project, work, install(folder / "python"))
-    done = project.inv("start-dispatcher", "--hosts", "lab")
-    assert done.returncode == 0, done.stderr
-    wait_until(lambda: all(row["load"] is not None for row in room.loads()), 15, room.loads)
-    yield room
-    room.close()
-
-
-@pytest.fixture
-def room(running: Room, tmp_path: Path) -> Room:
-    """The same dispatcher, with a folder of the test's own."""
-    work = running.work / tmp_path.name
-    work.mkdir()
-    return Room(running.project, work, running.programs)
+__all__ = ["lab", "room", "rootless_lab", "running_room"]
 
 
 @pytest.mark.parametrize(
@@ -183,65 +150,7 @@ def test_a_burst_is_shared_equally(room: Room) -> None:
     assert max(counts.values()) <= 1.3 * 20
 
 
-# --- signals and ends ---
-
-
-@pytest.mark.parametrize("name", ["INT", "TERM", "HUP", "USR1"])
-def test_signals_reach_the_process_group_there(room: Room, name: str) -> None:
-    child = f"trap 'echo child; exit' {name}; echo ready; while :; do sleep 0.05; done"
-    script = f'trap "echo caught; exit 7" {name}; sh -c "{child}"; exit 9'
-    process = room.dsh("sh", "-c", script)
-    assert process.stdout is not None
-    assert process.stdout.readline() == b"ready\n"
-    process.send_signal(getattr(signal, f"SIG{name}"))
-    out, err = process.communicate(timeout=20)
-    assert set(out.split()) == {b"caught", b"child"}
-    assert process.returncode == 7, err
-
-
-def test_an_interrupt_that_kills_is_told_as_the_shell_tells_it(room: Room) -> None:
-    mark = new_mark()
-    process = room.dsh("sleep", mark)
-    wait_until(lambda: alive(mark, "sleep"), 10)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(10) == 130
-    wait_until_gone(mark, 2)
-
-
-def test_a_stopped_client_stops_the_command(room: Room) -> None:
-    mark = new_mark()
-    process = room.dsh("sleep", mark)
-
-    def state() -> str:
-        (pid,) = alive(mark, "sleep")
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-    wait_until(lambda: len(alive(mark, "sleep")) == 1 and state() == "S", 10)
-    process.send_signal(signal.SIGTSTP)
-    wait_until(lambda: state() == "T", 5, state)
-    wait_until(lambda: Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", 5)
-    process.send_signal(signal.SIGCONT)
-    wait_until(lambda: state() == "S", 5, state)
-
-
-def test_a_client_that_dies_takes_the_whole_process_tree_with_it(room: Room) -> None:
-    mark = new_mark()
-    process = room.dsh("sh", "-c", TREE.format(mark=mark) + " & wait")
-    wait_for_tree(mark)
-    process.kill()
-    wait_until_gone(mark, 3)
-
-
-def test_a_dispatcher_that_is_killed_leaves_nothing_behind(room: Room) -> None:
-    mark = new_mark()
-    process = room.dsh("sh", "-c", TREE.format(mark=mark) + " & wait")
-    wait_for_tree(mark)
-    os.kill(room.pid, signal.SIGKILL)
-    _, err = process.communicate(timeout=10)
-    assert (process.returncode, err) == (125, b"dsh: the dispatcher has ended, and the command with it\n")
-    wait_until_gone(mark, 8)
-    # The next one starts it again, with the hosts of the last time.
-    assert room.sh("dsh echo back").stdout == b"back\n"
+# --- the dispatcher's own life ---
 
 
 def test_many_first_uses_start_one_dispatcher(room: Room) -> None:
@@ -294,63 +203,6 @@ def test_a_compile_error_stops_make(room: Room) -> None:
     assert done.returncode == 2
     assert b"f3.c:1" in done.stderr
     assert b"complete" not in done.stdout
-
-
-def test_ctrl_c_during_a_compile_ends_it_there(room: Room) -> None:
-    mark = new_mark()
-    (room.work / "Makefile").write_text(f"all: a b\na b:\n\tdsh sleep {mark}\n")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(room.work)
-        os.execvpe("make", ["make", "-j2"], dict(room.environment))
-    try:
-        wait_until(lambda: len(alive(mark, "sleep")) == 2, 10)
-        os.write(terminal, b"\x03")
-        screen = read_all(terminal)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (2, 130, -2), screen
-        wait_until_gone(mark, 3)
-    finally:
-        os.close(terminal)
-
-
-def test_ctrl_c_leaves_no_half_object_file(room: Room) -> None:
-    mark = new_mark()
-    functions = [f"double g{n}(double x) {{ return x * {n} + g{n - 1}(x); }}\n" for n in range(1, 20_000)]
-    sources = [room.work / f"{letter}{mark}.c" for letter in "ab"]
-    for source in sources:
-        source.write_text("double g0(double x) { return x; }\n" + "".join(functions))
-    (room.work / "Makefile").write_text("all: " + " ".join(path.stem + ".o" for path in sources) + "\n")
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(room.work)
-        os.execvpe("make", ["make", "-j2", "CC=dsh gcc", "CFLAGS=-O1 -pipe"], dict(room.environment))
-    try:
-        # The compiler and, because of -pipe, the assembler that writes the object file.
-        wait_until(lambda: len(alive(mark, "cc1")) == 2 and len(alive(mark, "as")) == 2, 15)
-        os.write(terminal, b"\x03")
-        screen = read_all(terminal)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) in (2, 130, -2), screen
-        wait_until_gone(mark, 3)
-        assert not list(room.work.glob("*.o"))
-    finally:
-        os.close(terminal)
-
-
-def test_a_terminals_input_is_passed_on(room: Room) -> None:
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(room.work)
-        os.execve(room.programs / "dsh", ["dsh", "sh", "-c", "read a; echo got:$a; cat"], dict(room.environment))
-    try:
-        os.write(terminal, b"one\n")
-        screen = read_all(terminal, lambda screen: b"got:one" in screen)
-        os.write(terminal, b"two\n\x04")
-        screen += read_all(terminal)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0, screen
-        # Once echoed as it was typed, once written by cat.
-        assert screen.count(b"two") == 2
-    finally:
-        os.close(terminal)
 
 
 # --- who, and where ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -99,6 +100,20 @@ def test_with_retry_the_command_runs_again_elsewhere_with_its_input(room: Room, 
     assert process.returncode == 0, err
     assert out == b"input\nran\ndone\n"
     assert second != first
+
+
+def test_what_was_interrupted_is_not_run_again_when_its_host_is_lost(room: Room, hosts: Lab) -> None:
+    """Ctrl-C at a host that does not answer: it is lost some seconds later."""
+    mark = new_mark()
+    process = room.dsh("-v", "--retry", "2", "sleep", mark)
+    assert process.stderr is not None
+    chosen = process.stderr.readline().split()[-1].decode()
+    wait_until(lambda: alive(mark, "sleep"), 10)
+    labs.fail(hosts.name, chosen, "poweroff")
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, b"trying again" in err) == (130, False), err
+    assert f"{chosen} was lost while sleep ran".encode() in err
 
 
 def test_a_cut_client_host_ends_nothing_twice(room: Room, hosts: Lab) -> None:

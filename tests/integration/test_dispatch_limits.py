@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -17,7 +16,6 @@ from tests.support.dispatcher import Room, install
 from tests.support.inv import project_for
 from tests.support.lab import lab, rootless_lab
 from tests.support.sleepers import alive, new_mark, wait_until_gone
-from tests.support.terminal import read_all
 from tests.support.waiting import wait_until
 
 __all__ = ["lab", "rootless_lab"]
@@ -87,17 +85,6 @@ def test_closed_and_full_streams(room: Room, line: str, code: int) -> None:
     assert room.sh(line).returncode == code
 
 
-def test_a_terminal_of_no_session_is_read(room: Room) -> None:
-    """As a console or a container has it: a terminal that controls nobody."""
-    ours, theirs = pty.openpty()
-    process = room.dsh("head", "-1", stdin=theirs, start_new_session=True)
-    os.write(ours, b"typed\n")
-    out, err = process.communicate(timeout=20)
-    os.close(ours)
-    os.close(theirs)
-    assert (process.returncode, out) == (0, b"typed\n"), err
-
-
 def test_twenty_at_once_whose_dispatcher_is_killed(room: Room) -> None:
     mark = new_mark()
     running = [room.dsh("sleep", mark) for _ in range(20)]
@@ -137,38 +124,6 @@ def test_where_few_files_may_be_open_those_that_do_not_fit_in_wait(room: Room) -
     finally:
         assert room.project.inv("stop-dispatcher").returncode == 0
         start(room)
-
-
-def test_an_interactive_shell_stops_and_resumes_it(room: Room) -> None:
-    mark = new_mark()
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(room.work)
-        os.execvpe("bash", ["bash", "--norc", "-i"], {**room.environment, "PS1": "$ "})
-
-    def state() -> str:
-        found = alive(mark, "sleep")
-        return Path(f"/proc/{found[0]}/stat").read_text().rpartition(")")[2].split()[0] if found else ""
-
-    try:
-        os.write(terminal, f"dsh sleep {mark}\n".encode())
-        wait_until(lambda: state() == "S", 10, state)
-        os.write(terminal, b"\x1a")
-        wait_until(lambda: state() == "T", 20, state)
-        screen = read_all(terminal, lambda screen: b"Stopped" in screen)
-        os.write(terminal, b"bg\n")
-        wait_until(lambda: state() == "S", 20, state)
-        os.write(terminal, b"fg\n")
-        wait_until(lambda: os.tcgetpgrp(terminal) != pid, 20)
-        os.write(terminal, b"\x03")
-        wait_until_gone(mark, 20)
-        os.write(terminal, b"echo code $?\n")
-        screen += read_all(terminal, lambda screen: b"code 130" in screen)
-        assert b"code 130" in screen
-        os.write(terminal, b"exit\n")
-    finally:
-        os.close(terminal)
-        os.waitpid(pid, 0)
 
 
 def test_a_dispatcher_that_another_user_has_laid_out_is_not_used(room: Room, tmp_path: Path) -> None:

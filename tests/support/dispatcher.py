@@ -7,13 +7,16 @@ import signal
 import site
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roomful.dispatch.control import ask
-from tests.support.inv import CHECKOUT, Project
+from roomful.lab import Lab
+from tests.support.inv import CHECKOUT, Project, project_for
 from tests.support.sleepers import alive, new_mark
 from tests.support.waiting import wait_until
 
@@ -99,3 +102,31 @@ class Room:
                 process.send_signal(signal.SIGKILL)
             process.communicate()
         self.project.inv("stop-dispatcher")
+
+
+@pytest.fixture(scope="module")
+def running_room(rootless_lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Room]:
+    folder = tmp_path_factory.mktemp("dispatch")
+    project = project_for(
+        rootless_lab,
+        folder / "project",
+        folder / "home",
+        ssh_config=str(rootless_lab.ssh_config),
+        known_hosts=str(rootless_lab.known_hosts),
+    )
+    work = folder / "project" / "work"
+    work.mkdir()
+    room = Room(project, work, install(folder / "python"))
+    done = project.inv("start-dispatcher", "--hosts", "lab")
+    assert done.returncode == 0, done.stderr
+    wait_until(lambda: all(row["load"] is not None for row in room.loads()), 15, room.loads)
+    yield room
+    room.close()
+
+
+@pytest.fixture
+def room(running_room: Room, tmp_path: Path) -> Room:
+    """The same dispatcher, with a folder of the test's own."""
+    work = running_room.work / tmp_path.name
+    work.mkdir()
+    return Room(running_room.project, work, running_room.programs)
