@@ -71,15 +71,17 @@ def current_call() -> Call:
 
 
 class StepTask(Task):  # type: ignore[type-arg]
-    """An Invoke task whose ``extra`` argument takes the words that are no flag and no task's name."""
+    """An Invoke task whose ``extra`` argument takes the words that are no flag and, if ``chained``, no task's name."""
 
     extra: str | None = None
+    chained = True
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
         """Return the arguments, with the extra one marked for the parser."""
         arguments = super().get_arguments(ignore_unknown_help)
         for argument in arguments:
             argument.takes_extra = argument.name == self.extra  # type: ignore[attr-defined]
+            argument.takes_names = not self.chained  # type: ignore[attr-defined]
         return arguments
 
 
@@ -93,12 +95,14 @@ def step(
     help: dict[str, str] | None = None,
     name: str | None = None,
     command: bool = False,
+    chained: bool = True,
 ) -> Callable[[Callable[..., Any]], StepTask]:
     """Make an Invoke task of a function whose errors end in one line and an exit code.
 
     ``extra`` names the argument that takes words without a flag: one word if its default is text, any number of
     them if it is a list (write ``paths: list[str]`` without default). A task with ``hosts`` gets ``--gateway`` too,
     which ends up in its settings. ``command`` says that a command stands after "--", for people who leave that out.
+    Without ``chained`` the words may be names of tasks too, which do not run then.
     """
 
     def decorate(function: Callable[..., Any]) -> StepTask:
@@ -145,7 +149,7 @@ def step(
             help={**shared, **(help or {})},
             auto_shortflags=False,
         )
-        task.extra = extra
+        task.extra, task.chained = extra, chained
         return task
 
     return decorate
@@ -200,7 +204,7 @@ def _handle_extra(machine: ParseMachine, token: str) -> None:
         or token in context.inverse_flags
         or machine.waiting_for_flag_value
         or context.missing_positional_args
-        or token in machine.contexts
+        or (token in machine.contexts and not getattr(extra, "takes_names", False))
         or (token.startswith("-") and token != "-")
         or (extra.kind is not list and extra.raw_value is not None)
     ):

@@ -56,13 +56,13 @@ def test(c: Context) -> None:
         raise RoomfulError("the tests did not pass")
 
 
-@step(extra="name", help={"name": "a module of tests/bench; without it: which there are"})
+@step(extra="name", chained=False, help={"name": "a module of tests/bench; without it: which there are"})
 def bench(c: Context, name: str = "") -> None:
     """Development: run a benchmark, or list them.
 
     Example:
         inv dev.bench
-        inv dev.bench fan_out
+        inv dev.bench fanout
     """
     folder = CHECKOUT / "tests" / "bench"
     found = sorted(path.stem for path in folder.glob("*.py") if not path.stem.startswith("_"))
@@ -76,6 +76,7 @@ def bench(c: Context, name: str = "") -> None:
 
 @step(
     extra="texts",
+    chained=False,
     help={
         "texts": "words that a proof's area, sentence, file or test must contain",
         "list": "only list the sentences with their tests",

@@ -34,6 +34,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         """Filter."""
         calls.append(("filter", hosts))
 
+    @step(extra="name", chained=False)
+    def bench(c: Context, name: str = "") -> None:
+        """Measure."""
+        calls.append(("bench", name))
+
     @step(command=True)
     def execute(c: Context, hosts: str = "") -> None:
         """Execute."""
@@ -53,7 +58,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
             raise KeyboardInterrupt
         raise RoomfulError("no luck", where=current_call().line(hosts="left"))
 
-    collection = Collection(create_folders, deploy, filter_hosts, execute, reach, fails)
+    collection = Collection(create_folders, deploy, filter_hosts, bench, execute, reach, fails)
     name_tasks(collection)
     monkeypatch.setattr(sys, "exit", lambda code=0: (_ for _ in ()).throw(SystemExit(code)))
 
@@ -77,6 +82,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
         ("create-folders --hosts n7 --json a", [("create", ["a"], "n7", True)]),
         ("create-folders a --hosts=n7 filter --hosts=x", [("create", ["a"], "n7", False), ("filter", "x")]),
         ("create-folders", [("create", [], "", False)]),
+        ("bench deploy", [("bench", "deploy")]),
+        ("bench deploy filter", [("bench", "deploy"), ("filter", "")]),
         ("deploy --hosts n7", [("deploy", "", "n7")]),
         ("deploy src --hosts n7", [("deploy", "src", "n7")]),
         ("deploy --hosts n7 src create-folders x", [("deploy", "src", "n7"), ("create", ["x"], "", False)]),
