@@ -71,7 +71,7 @@ def current_call() -> Call:
 
 
 class StepTask(Task):  # type: ignore[type-arg]
-    """An Invoke task whose ``extra`` argument takes the words that are no flag and, if ``chained``, no task's name."""
+    """An Invoke task whose ``extra`` argument takes the words that are no flag, and if ``chained`` no task's name."""
 
     extra: str | None = None
     chained = True
