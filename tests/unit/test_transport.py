@@ -49,7 +49,8 @@ class TestReadAhead:
             assert isinstance(transport.sock, ReadAhead)
             assert isinstance(transport.packetizer, Packets)
         finally:
-            transport.close()
+            # It was never started, so that close() would do nothing.
+            transport.sock.close()
 
 
 class TestPackets:
