@@ -120,7 +120,9 @@ class Call:
         env = [
             name + b"=" + value for name, value in os.environb.items() if name in PASSED_ON or name.startswith(b"LC_")
         ]
-        options = [*self.options, b"cwd=" + os.fsencode(here())]
+        mask = os.umask(0o77)
+        os.umask(mask)
+        options = [*self.options, b"cwd=" + os.fsencode(here()), b"umask=%o" % mask]
         return request(b"run", options, env + self.env, [os.fsencode(word) for word in self.argv])
 
 

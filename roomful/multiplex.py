@@ -19,7 +19,7 @@ from typing import Any
 from roomful.login_shell import not_found
 from roomful.outcome import HostFailure
 from roomful.remote import frames
-from roomful.remote_process import Launch, Listener, RemoteProcess
+from roomful.remote_process import STDERR, STDOUT, Launch, Listener, RemoteProcess
 from roomful.remote_stream import RemoteStream
 from roomful.ssh import HostConnection
 
@@ -98,7 +98,9 @@ class HostCommands:
         """Start a command; the listener is told what becomes of it."""
         process = RemoteProcess(next(self._numbers), listener, self._send)
         if not launch.stdout:
-            process.without_stdout()
+            process.without(STDOUT)
+        if launch.joined:
+            process.without(STDERR)
         document = json.dumps(launch.document()).encode()
         with self._lock:
             lost = self._lost

@@ -22,7 +22,8 @@ class Launch:
 
     ``cwd``: ``~`` and relative paths start at the account's home. ``env``: None removes a name. ``line_buffered``
     makes programs with C's stdio, and Python, write line by line; ``terminal`` gives any program a terminal as
-    stdout, in raw mode. ``stdin`` and ``stdout``: False for /dev/null. ``visit``: folders whose state must not be a
+    stdout, in raw mode. ``stdin`` and ``stdout``: False for /dev/null. ``joined``: stderr goes the way of stdout, so
+    that their order stays as it was. ``umask``: None for the account's. ``visit``: folders whose state must not be a
     memory of the host's when the command starts, and names in them that count most (`roomful.remote.visit`).
     """
 
@@ -33,6 +34,8 @@ class Launch:
     terminal: bool = False
     stdin: bool = True
     stdout: bool = True
+    joined: bool = False
+    umask: int | None = None
     visit: tuple[Sequence[str], Sequence[str]] | None = None
 
     def document(self) -> dict[str, Any]:
@@ -46,6 +49,8 @@ class Launch:
             "terminal": self.terminal,
             "stdin": self.stdin,
             "stdout": self.stdout,
+            "joined": self.joined,
+            "umask": self.umask,
             "visit": self.visit,
             "allowance": [ALLOWANCE, ALLOWANCE],
         }
@@ -164,9 +169,9 @@ class RemoteProcess:
             self._finish()
         self.gone.set()
 
-    def without_stdout(self) -> None:
-        """Expect no stdout."""
-        self._open.discard(STDOUT)
+    def without(self, stream: int) -> None:
+        """Expect nothing from STDOUT or STDERR."""
+        self._open.discard(stream)
 
     def _end_if_over(self) -> None:
         if self._exited and not self._open and not self.ended.is_set():

@@ -19,7 +19,7 @@ from roomful.remote_process import STDERR, STDOUT, Launch, RemoteProcess
 from . import folders, sync
 from .choice import Limits
 from .pool import NoHost, Place, Pool
-from .streams import Input, Output, Stream
+from .streams import Input, Output, Stream, is_same
 from .wire import Client, Request, WireError
 
 #: A command may catch SIGTSTP; one that does not stop by it (the kernel ignores it in a session without a terminal)
@@ -44,6 +44,7 @@ class Order:
     sync: bool
     verbose: bool
     stdin: bool
+    umask: int | None
 
     @classmethod
     def of(cls, request: Request) -> Order:
@@ -66,6 +67,7 @@ class Order:
             sync=request.flag("sync"),
             verbose=request.flag("verbose"),
             stdin=options.get("stdin") != "no",
+            umask=request.octal("umask"),
         )
 
 
@@ -101,6 +103,7 @@ class Job:
         self._house = house
         self._pool = house.pool
         flags = (os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)
+        self._joined = is_same(fds[1], fds[2])
         stdin, stdout, stderr = (Stream(fd, flag) for fd, flag in zip(fds, flags, strict=True))
         self._input: Input | None = None
         if order.stdin and not stdin.is_null:
@@ -173,7 +176,10 @@ class Job:
                 self._not_brought(place, f"{label}: cannot bring {order.here} there: {error}")
                 return
         about = (folders.folders_of(order.cwd, order.argv), folders.stems_of(order.argv)) if order.cwd else None
-        launch = Launch(order.argv, order.cwd, order.env, stdin=self._input is not None, visit=about)
+        launch = Launch(
+            order.argv, order.cwd, order.env, stdin=self._input is not None, joined=self._joined, umask=order.umask,
+            visit=about,
+        )  # fmt: skip
         with self._starting:
             if not self._given_up:
                 self._place = place

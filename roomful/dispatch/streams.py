@@ -79,6 +79,12 @@ class Stream:
         os.close(self.fd)
 
 
+def is_same(first: int, second: int) -> bool:
+    """Whether two descriptors lead to the same file, pipe, socket or terminal."""
+    one, other = os.fstat(first), os.fstat(second)
+    return (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino)
+
+
 class Input:
     """Feeds a dsh's stdin to a remote process, as fast as that takes it; the next process may have it again."""
 

@@ -6,6 +6,7 @@ import array
 import contextlib
 import math
 import os
+import re
 import socket
 import struct
 import threading
@@ -53,6 +54,15 @@ class Request:
         if not (value.isascii() and value.isdecimal()) or len(value) > 9:
             raise WireError(f"--{name} needs a whole number, not {value!r}")
         return int(value)
+
+    def octal(self, name: str) -> int | None:
+        """Return an option's octal number, None where it is not given. Raises WireError."""
+        value = self.options.get(name)
+        if value is None:
+            return None
+        if not re.fullmatch("[0-7]{1,4}", value):
+            raise WireError(f"--{name} needs an octal number, not {value!r}")
+        return int(value, 8)
 
 
 def parse(body: bytes) -> Request:

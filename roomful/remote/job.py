@@ -18,8 +18,9 @@ class Job:
 
     The object's keys: ``argv`` (list of words) or ``shell`` (a command line for bash, sh where there is none);
     ``cwd`` (``~`` and relative paths start at the home); ``env`` (changes; null removes); ``line_buffered``;
-    ``terminal`` (stdout is a terminal, in raw mode); ``stdin``, ``stdout``: false for /dev/null; ``allowance``:
-    [stdout, stderr]; ``visit``: folders to look into before the start, and names to look at first, see `visit`.
+    ``terminal`` (stdout is a terminal, in raw mode); ``stdin``, ``stdout``: false for /dev/null; ``joined``: stderr
+    is stdout; ``umask``; ``allowance``: [stdout, stderr]; ``visit``: folders to look into before the start, and names
+    to look at first, see `visit`.
     """
 
     def __init__(self, told: dict[str, Any], host: Host) -> None:
@@ -42,11 +43,14 @@ class Job:
             self.stdout, self.output = _terminal()
         else:
             self.stdout, self.output = _pipe_out() if told.get("stdout", True) else (_null(), -1)
-        self.stderr, self.errors = _pipe_out()
+        self.stderr, self.errors = (os.dup(self.stdout), -1) if told.get("joined") else _pipe_out()
+        self.umask: int | None = told.get("umask")
 
     def spawn(self) -> int:
         """Start the command as the leader of a session of its own; called in the supervisor."""
         visit.visit(*self.visit)
+        if self.umask is not None:
+            os.umask(self.umask)
         os.chdir(self.cwd)
         ends = ((self.stdin, 0), (self.stdout, 1), (self.stderr, 2))
         actions = [(os.POSIX_SPAWN_DUP2, end, fd) for end, fd in ends]

@@ -57,6 +57,18 @@ def test_a_command_is_as_if_it_ran_here(room: Room, line: str, code: int, stdout
     assert (done.returncode, done.stdout) == (code, stdout), done.stderr
 
 
+@pytest.mark.parametrize(("mask", "mode"), [("027", b"750\n"), ("0", b"777\n"), ("077", b"700\n")])
+def test_what_it_makes_has_our_umask(room: Room, mask: str, mode: bytes) -> None:
+    assert room.sh(f"umask {mask}; dsh mkdir d; stat -c %a d").stdout == mode
+
+
+@pytest.mark.parametrize("tail", ["2>&1", "2>&1 | cat", "> f 2>&1; cat f", ">> f 2>&1; cat f"])
+def test_both_outputs_in_one_keep_their_order(room: Room, tail: str) -> None:
+    counts = range(1000)
+    done = room.sh(f"dsh sh -c 'for i in $(seq 0 999); do echo out $i; echo err $i >&2; done' {tail}")
+    assert done.stdout.decode().splitlines() == [f"{kind} {count}" for count in counts for kind in ("out", "err")]
+
+
 def test_the_closed_pipe_of_a_reader_ends_the_command(room: Room) -> None:
     done = room.sh("{ dsh yes; echo $? >&3; } 3>code | head -1; cat code")
     assert done.stdout.split() == [b"y", b"141"]

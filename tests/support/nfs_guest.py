@@ -76,7 +76,8 @@ def mount(kit: Kit, options: str) -> None:
     """Mount what the server exports, once it is there."""
     SHARED.mkdir(exist_ok=True)
     # What is exported as fsid=0 is the root of NFS 4's tree.
-    argv = [kit.program("mount.nfs"), f"{NETWORK}{SERVER}:/", SHARED, "-o", options]
+    folder = "/export" if options.startswith("vers=3") else "/"
+    argv = [kit.program("mount.nfs"), f"{NETWORK}{SERVER}:{folder}", SHARED, "-o", options]
     deadline = time.monotonic() + 40
     while subprocess.run(argv, env=kit.environment, check=False).returncode:
         if time.monotonic() > deadline:

@@ -31,9 +31,13 @@ def sent(words: list[str]) -> Request:
 
 def test_a_command_arrives_as_it_was_typed() -> None:
     words = ["cc", "", "-o", "a b", "x\ny", "é", os.fsdecode(b"\xff\xfe"), "--env", ""]
+    before = os.umask(0o027)
     found = sent(["--retry", "2", "--chdir=/a=/b", "-v", *words])
+    # Asking for it has not changed it.
+    assert os.umask(before) == 0o027
     assert found.argv == tuple(words)
-    assert found.options == {"retry": "2", "chdir": "/a=/b", "verbose": "yes", "cwd": os.getcwd()}
+    known = {"retry": "2", "chdir": "/a=/b", "verbose": "yes", "cwd": os.getcwd(), "umask": "27"}
+    assert found.options == known
 
 
 def test_options_end_at_the_command_or_at_two_dashes() -> None:
@@ -67,6 +71,8 @@ def test_what_is_no_request_is_refused(body: bytes) -> None:
         {"cwd": "/", "retry": "-1"},
         {"cwd": "/", "retry": "1.5"},
         {"cwd": "/", "rsh": "yes"},
+        {"cwd": "/", "umask": "8"},
+        {"cwd": "/", "umask": "0o22"},
     ],
 )
 def test_orders_that_cannot_be_carried_out_are_refused(options: dict[str, str]) -> None:
