@@ -20,7 +20,7 @@ from pathlib import Path
 
 from roomful.report import table
 from tests.support.nfs_guest import CALLER, SERVER, WORKER
-from tests.support.virtual_machines import Kit, Machines, NoMachines
+from tests.support.virtual_machines import ALONE, Kit, Machines, NoMachines
 
 #: The defaults, a client that remembers everything for a minute, and NFS 3, as older labs have it.
 MOUNTS = ("vers=4.2", "vers=4.2,actimeo=60", "vers=3,nolock")
@@ -51,8 +51,7 @@ def main() -> None:
         make_keys(kit)
         stale = 0
         for options in given.mount or MOUNTS:
-            # In namespaces of its own nothing is left of the machines when it ends, however it ends.
-            argv = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable]
+            argv = [*ALONE, sys.executable]
             words = ["-m", "tests.bench.nfs", "--folder", kit.folder, "--rounds", str(given.rounds)]
             stale += subprocess.run([*argv, *words, "--inside", options], cwd=CHECKOUT, check=False).returncode != 0
         sys.exit(stale != 0)
@@ -89,8 +88,7 @@ def run(kit: Kit, options: str, rounds: int) -> None:
     rows = [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
     if not rows or "done" not in rows[-1]:
         for number in (SERVER, WORKER, CALLER):
-            console = (kit.folder / f"machine-{number}" / "console").read_text(errors="replace")
-            print(f"--- {number}\n{console[-3000:]}", file=sys.stderr)
+            print(f"--- {number}\n{machines.console(number)}", file=sys.stderr)
         sys.exit(1)
     sys.exit(tell(options, rows[:-1], time.monotonic() - begin))
 

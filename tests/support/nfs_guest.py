@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.support.dispatcher import install
-from tests.support.virtual_machines import INTERFACE, NETWORK, Kit
+from tests.support.virtual_machines import INTERFACE, NETWORK, Kit, power_off
 
 SERVER, WORKER, CALLER = 1, 2, 3
 CHECKOUT = Path(__file__).parents[2]
@@ -249,17 +249,6 @@ def trial(kit: Kit, options: str, count: int, report: Callable[[dict[str, object
             total += 1
         say(f"{protection}: {total} in {time.monotonic() - begin:.1f} s")
         caller.close()
-
-
-def power_off() -> None:
-    """Switch this machine off."""
-    import ctypes
-
-    magic, also_magic, off = 0xFEE1DEAD, 672274793, 0x4321FEDC
-    # From a child: the kernel ends the first process in its own way.
-    if os.fork() == 0:
-        ctypes.CDLL(None).syscall(169, ctypes.c_long(magic), ctypes.c_long(also_magic), ctypes.c_long(off), None)
-    os.wait()
 
 
 def main() -> None:

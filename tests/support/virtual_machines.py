@@ -17,6 +17,8 @@ from pathlib import Path
 #: Debian's packages; what they depend on and is not installed comes as well.
 PACKAGES = ("user-mode-linux", "nfs-kernel-server", "nfs-common", "rpcbind", "kmod")
 MEMORY_MB = 512
+#: What runs a part of this program in namespaces of its own: however it ends, nothing is left of its machines.
+ALONE = ("unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: Machine number N has this address, and this interface.
 NETWORK, INTERFACE = "10.77.0.", "vec0"
 #: The first process: lays the RAM disk over this machine's files and becomes the program.
@@ -123,7 +125,7 @@ class Machines:
         for line in ("link add vms type bridge", "link set vms up", "link set lo up"):
             subprocess.run(["ip", *line.split()], check=True)
 
-    def boot(self, number: int, program: str) -> subprocess.Popen[bytes]:
+    def boot(self, number: int, program: str, memory_mb: int = MEMORY_MB) -> subprocess.Popen[bytes]:
         """Boot a machine whose first process is ``program``, with a folder of ours as /srv; its console is a file."""
         kit, tap, out = self.kit, f"vm{number}", self.kit.folder / f"machine-{number}"
         shutil.rmtree(out, ignore_errors=True)
@@ -134,7 +136,7 @@ class Machines:
         for line in (f"tuntap add {tap} mode tap", f"link set {tap} master vms up"):
             subprocess.run(["ip", *line.split()], check=True)
         argv = [
-            kit.program("linux.uml"), f"mem={MEMORY_MB}M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
+            kit.program("linux.uml"), f"mem={memory_mb}M", "rootfstype=hostfs", "rootflags=/", "ro", f"init={init}",
             "con=null", "con0=fd:0,fd:1", f"{INTERFACE}:transport=tap,ifname={tap},depth=128,gro=1", "quiet",
         ]  # fmt: skip
         with (out / "console").open("wb") as console:
@@ -153,8 +155,23 @@ class Machines:
         while time.monotonic() < deadline and all(process.poll() is None for process in self.processes):
             time.sleep(0.1)
 
+    def console(self, number: int) -> str:
+        """Return the end of what a machine wrote to its console."""
+        return (self.kit.folder / f"machine-{number}" / "console").read_text(errors="replace")[-3000:]
+
     def close(self) -> None:
         """End them."""
         for process in self.processes:
             process.kill()
             process.wait()
+
+
+def power_off() -> None:
+    """Switch the machine off that this runs on."""
+    import ctypes
+
+    magic, also_magic, off = 0xFEE1DEAD, 672274793, 0x4321FEDC
+    # From a child: the kernel ends the first process in its own way.
+    if os.fork() == 0:
+        ctypes.CDLL(None).syscall(169, ctypes.c_long(magic), ctypes.c_long(also_magic), ctypes.c_long(off), None)
+    os.wait()
