@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Sequence
 
 import paramiko
@@ -27,6 +28,8 @@ class RemoteStream:
         self.label = connection.entry.label
         connection.open()
         self._sending = threading.Lock()
+        #: A few bytes that are to follow what is being sent.
+        self._behind: deque[bytes] = deque()
         try:
             self._channel = connection.transport.open_session(timeout=connection.settings.login_timeout_seconds)
             self._channel.exec_command(command_line(argv))
@@ -37,12 +40,21 @@ class RemoteStream:
         """Send all of ``data``; waits while the other side takes none. Raises HostFailure."""
         with self._sending:
             self._send(data)
+        self._send_behind()
 
     def try_send(self, data: bytes) -> None:
-        """Send a few bytes unless somebody is sending already. Raises HostFailure."""
-        if self._sending.acquire(blocking=False):
+        """Send a few bytes; if somebody is sending, that one sends them next, once each. Raises HostFailure."""
+        if data not in self._behind:
+            self._behind.append(data)
+        self._send_behind()
+
+    def _send_behind(self) -> None:
+        # Whoever cannot have the lock leaves it to the one who has: that one looks once more after letting go of it.
+        while self._behind and self._sending.acquire(blocking=False):
             try:
-                self._send(data)
+                self._send(self._behind.popleft())
+            except IndexError:
+                pass
             finally:
                 self._sending.release()
 

@@ -34,11 +34,15 @@ def default_score(host: HostLoad) -> float:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one command asks for: no host with more load a CPU than ``max_load``, none of ``avoid``, only ``on``."""
+    """What one command asks for: no host with more load a CPU than ``max_load``, none of ``avoid``, only ``on``.
+
+    ``chosen``: ``on`` was chosen already, for the command that this one works for; only its connection counts now.
+    """
 
     max_load: float = math.inf
     avoid: frozenset[str] = frozenset()
     on: str = ""
+    chosen: bool = False
 
 
 def choose(hosts: Iterable[HostLoad], score: Score, limits: Limits) -> HostLoad | None:
@@ -49,7 +53,7 @@ def choose(hosts: Iterable[HostLoad], score: Score, limits: Limits) -> HostLoad 
         if refusal(host, limits):
             continue
         # Equal to 9 digits is equal: memory that differs by a page must not decide.
-        value = round(float(score(host)), 9)
+        value = 0.0 if limits.chosen else round(float(score(host)), 9)
         if math.isnan(value) or value == math.inf:
             continue
         rank = (value, host.turn)
@@ -64,7 +68,7 @@ def refusal(host: HostLoad, limits: Limits) -> str:
         return "not the one that was asked for"
     if host.unusable:
         return host.unusable
-    if not host.fresh:
+    if not (host.fresh or limits.chosen):
         return "no report of its load" if host.report is None else f"no report of its load for {host.age:.1f} s"
     if host.host.label in limits.avoid:
         return "tried already"

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from roomful import dsh
 from roomful.errors import InputError
@@ -61,7 +61,7 @@ class Order:
             here=here,
             cwd=cwd,
             env={**({"PWD": cwd} if cwd.startswith("/") else {}), **request.env},
-            limits=Limits(max_load=request.number("max-load", float("inf")), on=options.get("on", "")),
+            limits=Limits(request.number("max-load", float("inf")), on=options.get("on", ""), chosen=for_rsync),
             retries=request.count("retry", 0),
             or_local=request.flag("or-local"),
             sync=request.flag("sync"),
@@ -155,7 +155,7 @@ class Job:
     def _attempt(self) -> None:
         """Choose a host and start the command there; ends the job where that cannot be."""
         order = self._order
-        limits = Limits(order.limits.max_load, frozenset(self._tried), order.limits.on)
+        limits = replace(order.limits, avoid=frozenset(self._tried))
         try:
             place = self._pool.take(limits)
         except NoHost as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -104,15 +107,28 @@ def test_best_host_names_another_one_each_time(room: Room) -> None:
     assert (refused.returncode, "a CPU is above 0" in refused.stderr) == (125, True)
 
 
+def of_network(hosts: Lab, folder: Path) -> Room:
+    """A dispatcher over hosts with disks of their own: / is the one folder that surely is on all of them."""
+    project = project_for(hosts, folder / "project", folder / "home")
+    room = Room(project, Path("/"), install(folder / "python"))
+    project.environment["ROOMFUL_PROJECT"] = str(project.root)  # type: ignore[index]
+    assert project.inv("start-dispatcher", "--hosts", "lab").returncode == 0
+    wait_until(lambda: all(row["load"] is not None for row in room.loads()), 15, room.loads)
+    return room
+
+
+def fill(stdin: IO[bytes]) -> None:
+    """Write until nobody reads any more."""
+    with contextlib.suppress(OSError, ValueError):
+        while True:
+            stdin.write(bytes(1 << 16))
+
+
 @pytest.mark.root
 def test_hosts_that_are_silent_for_three_periods_are_not_chosen(lab: LabFactory, tmp_path: Path) -> None:
     hosts = lab(own="frozen while dispatching", count=3, rootless=False)
-    project = project_for(hosts, tmp_path / "project", tmp_path / "home")
-    room = Room(project, Path("/"), install(tmp_path / "python"))
-    project.environment["ROOMFUL_PROJECT"] = str(project.root)  # type: ignore[index]
-    assert project.inv("start-dispatcher", "--hosts", "lab").returncode == 0
+    room = of_network(hosts, tmp_path)
     try:
-        wait_until(lambda: all(row["load"] is not None for row in room.loads()), 15, room.loads)
         labs.fail(hosts.name, "lab02", "freeze")
         begin = time.monotonic()
         wait_until(lambda: any(row["host"] == "lab02" and row["unusable"] for row in room.loads()), 7, room.loads)
@@ -127,5 +143,27 @@ def test_hosts_that_are_silent_for_three_periods_are_not_chosen(lab: LabFactory,
         assert b"lab02: no report of its load for" in refused.stderr
         labs.heal(hosts.name, "lab02")
         wait_until(lambda: not any(row["unusable"] for row in room.loads()), 30, room.loads)
+    finally:
+        room.close()
+
+
+@pytest.mark.root
+def test_a_host_that_is_sent_a_lot_over_a_slow_link_reports_and_is_chosen(lab: LabFactory, tmp_path: Path) -> None:
+    """Its connection has no moment's rest: what it is asked must not wait for one."""
+    hosts = lab(count=1, rootless=False, uplink=4_000_000)
+    room = of_network(hosts, tmp_path)
+    try:
+        busy = [room.dsh("sh", "-c", "cat > /dev/null") for _ in range(3)]
+        for process in busy:
+            assert process.stdin is not None
+            threading.Thread(target=fill, args=(process.stdin,), daemon=True).start()
+        time.sleep(4)
+        ages = []
+        for _ in range(20):
+            ages.append(room.loads()[0]["age"])
+            time.sleep(0.3)
+        assert max(ages) < 4, ages
+        assert room.sh("dsh echo chosen").stdout == b"chosen\n"
+        assert [process.poll() for process in busy] == [None] * 3
     finally:
         room.close()

@@ -8,7 +8,9 @@ from collections import Counter
 import pytest
 
 from roomful.dispatch.choice import Limits, choose, default_score, load_score, refusal, why_none
+from roomful.dispatch.job import Order
 from roomful.dispatch.load import HostLoad, Report, VirtualLoad
+from roomful.dispatch.wire import Request
 from roomful.errors import InputError
 from roomful.hosts import parse_line
 
@@ -81,6 +83,16 @@ def test_why_no_host_names_each_reason_once() -> None:
     assert said == "n0, n1, n2 and 2 more: refused; x: no report of its load for 7.0 s"
     assert why_none(hosts, Limits(on="y")) == "y is none of the dispatcher's hosts, which are n0, n1, n2 and 3 more"
     assert refusal(seen("a"), Limits()) == ""
+
+
+def test_a_host_that_was_chosen_serves_its_command_also_when_its_reports_are_late() -> None:
+    """rsync runs for a command on an overloaded host: a second choice would fail it."""
+    late = seen("a", age=60.0)
+    assert choose([late], lambda _: math.inf, Limits(on="a", chosen=True)) is late
+    assert choose([late], default_score, Limits(on="a")) is None
+    assert choose([seen("a", unusable="lost")], default_score, Limits(on="a", chosen=True)) is None
+    assert Order.of(Request("run", {"cwd": "/", "rsh": "yes", "on": "a"}, {}, ("host", "rsync"))).limits.chosen
+    assert not Order.of(Request("run", {"cwd": "/", "on": "a"}, {}, ("rsync",))).limits.chosen
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
