@@ -68,8 +68,8 @@ def push(plan: Plan, given_up: Callable[[], bool]) -> None:
     """Bring the folder there, for as long as anybody wants it. Raises SyncFailure."""
     incoming = f"{INCOMING}-{secrets.token_hex(8)}"
     there = f"{plan.target}/{incoming}"
-    _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", there], given_up)
     try:
+        _run([*plan.remote_shell, HOST, "mkdir", "-p", "--", there], given_up)
         _run(rsync_argv(plan, incoming), given_up)
     finally:
         # Also for a client that has gone; a host that has gone is asked in vain.
