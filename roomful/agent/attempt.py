@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import signal
+import stat
 import sys
 import time
 from typing import Any, Mapping, NamedTuple, Sequence
@@ -107,16 +108,23 @@ class Attempt:
         # Only this thread starts processes, so the folder can be ours for a moment.
         os.chdir(os.path.join(workdir, self.spec.cwd) if self.spec.cwd else workdir)
         opened: list[int] = []
+        reading: list[int] = []
         try:
             if self.spec.stdin:
-                stdin = os.open(_bytes(self.spec.stdin), os.O_RDONLY | os.O_CLOEXEC)
+                path = _bytes(self.spec.stdin)
+                if not stat.S_ISREG(os.stat(path).st_mode):
+                    # Such as a pipe: it is the task that waits until somebody writes, not the agent.
+                    argv = [b"/bin/sh", b"-c", b'exec "$@" <"$0"', os.path.join(b".", path), *argv]
+                    path = os.fsencode(os.devnull)
+                stdin = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
                 opened.append(stdin)
             else:
                 stdin = _nothing()
-            out_read, out_write = pipes.take()
-            opened += [out_read, out_write]
-            err_read, err_write = pipes.take()
-            opened += [err_read, err_write]
+            for _ in ("stdout", "stderr"):
+                read, write = pipes.take()
+                reading.append(read)
+                opened.append(write)
+            out_write, err_write = opened[-2:]
             actions = [
                 (os.POSIX_SPAWN_DUP2, stdin, 0),
                 (os.POSIX_SPAWN_DUP2, out_write, 1),
@@ -125,14 +133,14 @@ class Attempt:
             self.started = time.monotonic()
             self.pid = _spawn(argv, variables, actions)
         except BaseException:
+            for fd in reading:
+                pipes.give(fd, False)
+            raise
+        finally:
             for fd in opened:
                 os.close(fd)
-            raise
-        for fd in opened:
-            if fd not in (out_read, err_read):
-                os.close(fd)
-        self.stdout = Capture(out_read, base + ".stdout", pipes)
-        self.stderr = Capture(err_read, base + ".stderr", pipes)
+        self.stdout = Capture(reading[0], base + ".stdout", pipes)
+        self.stderr = Capture(reading[1], base + ".stderr", pipes)
         self.deadline = None if self.spec.timeout is None else self.started + self.spec.timeout
 
     def end(self, fate: str, grace: float, detail: str = "") -> None:

@@ -14,6 +14,7 @@ from roomful.agent.attempt import Attempt, Claimed
 from roomful.agent.capture import Capture
 from roomful.agent.orphans import Orphans
 from roomful.agent.pipes import Pipes
+from roomful.agent.shortage import FileLimit
 from roomful.agent.spool import Spool
 
 #: A task's streams are watched from this age on: many tasks have ended by then, and are read once.
@@ -31,6 +32,7 @@ class Attempts:
         self._spool = spool
         self._epoll = epoll
         self._pipes = Pipes()
+        self._files = FileLimit()
         self.running: dict[int, Attempt] = {}
         #: First process gone, survivors being killed.
         self.closing: list[Attempt] = []
@@ -54,6 +56,7 @@ class Attempts:
         """Start one; raises OSError or ValueError if it cannot be started."""
         base = self._spool.base(claimed.task_id, claimed.attempt)
         attempt = Attempt(claimed, slot, self._environment, self._workdir, base, self._pipes)
+        self._files.lower(attempt.pid)
         self.running[attempt.pid] = attempt
         self._young.append(attempt)
         return attempt

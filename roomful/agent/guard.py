@@ -151,7 +151,7 @@ def _work(config: AgentConfig, config_path: Path, instance: str, guard_fd: int, 
         worker = Worker(config, instance, secrets.token_hex(8), guard_fd, about)
         slim.give_back_memory()
         status = config.home / "status.json"
-        worker.on_registered(lambda agent: write_json(status, {"agent": agent, "pid": os.getpid()}))
+        worker.member.on_registered = lambda agent: write_json(status, {"agent": agent, "pid": os.getpid()})
         worker.run()
         if worker.guard_lost:
             _start_over(config_path)

@@ -87,6 +87,7 @@ class Membership:
         self._arguments = (config.host, nonce, instance, json.dumps(about), size)
         self._lock = threading.Lock()
         self._times = 0
+        #: Told our name in the queue, whenever that changes.
         self.on_registered: Callable[[str], None] = lambda _: None
 
     def connect(self) -> redis.Redis:
@@ -112,6 +113,13 @@ class Membership:
             log.info("registered as %s", self.agent)
             self.on_registered(self.agent)
             return [(int(task_id), held[int(task_id)]) for task_id in reply[1:]]
+
+    def leave(self) -> None:
+        """Give our place in the queue back, and all that it thinks we hold."""
+        client = self.connect()
+        if self.agent:
+            Scripts(client, self.keys.prefix).call("leave", self.agent)
+        client.connection_pool.disconnect()
 
     @property
     def times(self) -> int:

@@ -10,7 +10,7 @@ import signal
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Mapping
 
 from roomful.agent import host
 from roomful.agent.appetite import Appetite
@@ -24,6 +24,7 @@ from roomful.agent.mailbox import Mailbox, children_fd
 from roomful.agent.manners import Manners
 from roomful.agent.memory_watch import LOOK_SECONDS, MemoryWatch
 from roomful.agent.outbox import Outbox
+from roomful.agent.shortage import Shortage
 from roomful.agent.spool import Spool
 from roomful.agent.task import TaskClass
 from roomful.agent.tuning import Tuning
@@ -68,6 +69,7 @@ class Worker:
         self._mail, self._children = Mailbox(), -1
         self._memory = MemoryWatch(self.tuning, self._cgroup)
         self._manners = Manners(self.tuning)
+        self._shortage = Shortage(self._workdir)
         self._host_lock = HostLock(config.host_lock)
         #: Why no task may start at present; empty: it may.
         self._refusal = ""
@@ -115,10 +117,6 @@ class Worker:
         self.heartbeat.stop()
         self._exchange.stop()
         self._leave()
-
-    def on_registered(self, tell: Callable[[str], None]) -> None:
-        """Have ``tell`` called with our name in the queue, whenever that changes."""
-        self.member.on_registered = tell
 
     def _prepare(self) -> None:
         Path(self._workdir).mkdir(parents=True, exist_ok=True)
@@ -192,7 +190,7 @@ class Worker:
             return
         passed: list[Claimed] = []
         too_large: set[TaskClass] = set()
-        while self._waiting and self.ledger.free_slots and len(passed) < 16:
+        while self._waiting and self.ledger.free_slots and len(passed) < 16 and not self._refusal:
             claimed = self._waiting.popleft()
             slot = None if claimed.needs in too_large else self.ledger.take(claimed.needs)
             if slot is None:
@@ -207,7 +205,11 @@ class Worker:
             attempt = self._attempts.start(claimed, slot)
         except (OSError, ValueError) as error:
             self.ledger.give(claimed.needs, slot)
-            self._outbox.report(failed_to_start(claimed, error))
+            if self._shortage.noticed(error):
+                self._refusal = self._shortage.refusal()
+                self._outbox.release([claimed])
+            else:
+                self._outbox.report(failed_to_start(claimed, error))
             return
         self._manners.lower(attempt.pid)
         self._tick_by(attempt.deadline)
@@ -218,6 +220,7 @@ class Worker:
         gone = self._attempts.reap()
         if not gone:
             return
+        self._shortage.eased()
         for attempt in gone:
             self.ledger.give(attempt.needs, attempt.slot)
             self._appetite.ended(attempt.ended - attempt.started)
@@ -345,7 +348,7 @@ class Worker:
         soon = self._memory.look(now)
         running, orphans = self._attempts.running.values(), self._attempts.orphans
         self._manners.look(now, sum(attempt.needs.cpu_milli for attempt in running) / 1000)
-        refusal = self._manners.refusal() or self._memory.refusal()
+        refusal = self._manners.refusal() or self._memory.refusal() or self._shortage.refusal()
         if self._refusal and not refusal:
             refusal = self._host_lock.holder()
         if self._refusal and not refusal:
@@ -391,10 +394,5 @@ class Worker:
 
     def _leave(self) -> None:
         with contextlib.suppress(Exception):
-            from roomful.agent.scripts import Scripts
-
-            client = self.member.connect()
-            if self.member.agent:
-                Scripts(client, self.member.keys.prefix).call("leave", self.member.agent)
-            client.connection_pool.disconnect()
+            self.member.leave()
         log.info("stopped")
