@@ -160,3 +160,39 @@ def test_settings_reach_agents_with_their_version(queue: Queue) -> None:
     assert "max_load" not in queue.settings()
     with pytest.raises(InputError, match="unknown setting 'loud'"):
         queue.configure({"loud": 1})
+
+
+def _takes(queue: Queue, command: str) -> bool:
+    """Tell whether a task like this would be added, without adding it for good."""
+    report = queue.submit([TaskSpec(command=command)])
+    queue.cancel(report.ids)
+    return report.added == 1
+
+
+def test_a_task_that_failed_and_is_forgotten_leaves_a_later_one_like_it_alone(queue: Queue) -> None:
+    agent = Scripted(queue, "h")
+    for exit_code in (1, 0):
+        add(queue, "same")
+        [claimed] = agent.claim()
+        agent.finish(*claimed, exit_code=exit_code)
+    assert queue.forget([1]) == 1
+    assert not _takes(queue, "same")
+    assert queue.forget([2]) == 1
+    assert _takes(queue, "same")
+
+
+def test_one_like_several_is_a_duplicate_until_the_last_of_them_is_gone(queue: Queue) -> None:
+    agent = Scripted(queue, "h")
+    queue.submit([TaskSpec(command="same")] * 2, allow_duplicates=True)
+    queue.submit([TaskSpec(command="same")], allow_duplicates=True)
+    for task_id, attempt in agent.claim(2):
+        agent.finish(task_id, attempt, exit_code=task_id % 2)
+    assert (state(queue, 1), state(queue, 2), state(queue, 3)) == ("failed", "done", "todo")
+    assert not _takes(queue, "same")
+    queue.cancel([3])
+    assert not _takes(queue, "same"), "the second is done"
+    queue.retry([1])
+    queue.forget([2])
+    assert not _takes(queue, "same"), "the first waits again"
+    queue.cancel([1])
+    assert _takes(queue, "same")

@@ -4,6 +4,7 @@
 --   meta      hash    next_id; tick (when anyone last looked at leases)
 --   task      hash    id -> payload: CLASS LF POLICY LF IDENTITY LF COMMAND
 --   digests   set     digests of IDENTITY LF COMMAND of tasks that are todo, running or done
+--   copies    hash    digest -> by how many such tasks it is had besides one; nothing where one alone has it
 --   classes   zset    CLASS with tasks waiting, best first
 --   q:CLASS   list    ids waiting, next first
 --   r:CLASS   list    ids waiting for another try; looked at before q:CLASS
@@ -55,6 +56,24 @@ end
 local function digest_of(payload)
   local start = select(3, string.find(payload, '^[^\n]*\n[^\n]*\n()'))
   return string.sub(redis.sha1hex(string.sub(payload, start)), 1, 20)
+end
+
+local function add_digest(digest)
+  if call('SADD', P .. 'digests', digest) == 0 then
+    call('HINCRBY', P .. 'copies', digest, 1)
+  end
+end
+
+-- A task that had it has failed, was cancelled or is forgotten; others may have the same.
+local function drop_digest(digest)
+  local others = tonumber(call('HGET', P .. 'copies', digest) or '0')
+  if others > 1 then
+    call('HINCRBY', P .. 'copies', digest, -1)
+  elseif others == 1 then
+    call('HDEL', P .. 'copies', digest)
+  else
+    call('SREM', P .. 'digests', digest)
+  end
 end
 
 -- Priority first; within one priority the task that is hardest to place.
@@ -140,7 +159,7 @@ local function put_result(id, state, attempt, claimed, ended, duration, agent, d
     call('SADD', P .. state, id)
     local payload = call('HGET', P .. 'task', id)
     if payload then
-      call('SREM', P .. 'digests', digest_of(payload))
+      drop_digest(digest_of(payload))
     end
   end
   call('XADD', P .. 'log', '*', 'i', id, 'a', int(attempt))

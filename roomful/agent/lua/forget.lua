@@ -4,9 +4,12 @@
 -- Returns how many were removed.
 local count = 0
 for _, id in ipairs(ARGV) do
-  if call('HEXISTS', P .. 'result', id) == 1 then
-    local payload = call('HGET', P .. 'task', id)
-    call('SREM', P .. 'digests', digest_of(payload))
+  local result = call('HGET', P .. 'result', id)
+  if result then
+    -- Those that failed or were cancelled have lost it before; a later task may have it now.
+    if string.match(result, '^%a+') == 'done' then
+      drop_digest(digest_of(call('HGET', P .. 'task', id)))
+    end
     for _, key in ipairs({'task', 'result', 'tries', 'stdout', 'stderr'}) do
       call('HDEL', P .. key, id)
     end

@@ -8,7 +8,7 @@ end
 for _, agent in ipairs(call('HKEYS', P .. 'agents')) do
   call('UNLINK', P .. 'held:' .. agent)
 end
-for _, key in ipairs({'task', 'digests', 'classes', 'served', 'reserve', 'void', 'running', 'tries', 'result', 'stdout',
+for _, key in ipairs({'task', 'digests', 'copies', 'classes', 'served', 'reserve', 'void', 'running', 'tries', 'result', 'stdout',
   'stderr', 'failed', 'cancelled', 'late', 'log', 'claims', 'tally', 'pace'}) do
   call('UNLINK', P .. key)
 end

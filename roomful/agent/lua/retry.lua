@@ -17,7 +17,7 @@ for _, id in ipairs(ARGV) do
     call('HDEL', P .. 'result', id)
     call('SREM', P .. 'failed', id)
     call('SREM', P .. 'cancelled', id)
-    call('SADD', P .. 'digests', digest_of(payload))
+    add_digest(digest_of(payload))
     wait_again(id, tries.class or class_of(payload), 'retry', now)
     count = count + 1
   end

@@ -15,14 +15,18 @@ local digests, known = {}, {}
 for i = 1, count do
   digests[i] = string.sub(ARGV[3], i * 20 - 19, i * 20)
 end
-if ARGV[2] ~= '1' and count > 0 then
+if count > 0 then
   known = call('SMISMEMBER', P .. 'digests', unpack(digests))
 end
 local first = tonumber(call('HGET', P .. 'meta', 'next_id') or '1')
-local next_id, fresh, seen, fields, lists = first, {}, {}, {}, {}
+local next_id, fresh, copies, seen, fields, lists = first, {}, {}, {}, {}, {}
 for i = 1, count do
   local digest = digests[i]
-  if ARGV[2] == '1' or (known[i] == 0 and not seen[digest]) then
+  local duplicate = known[i] == 1 or seen[digest]
+  if ARGV[2] == '1' or not duplicate then
+    if duplicate then
+      copies[#copies + 1] = digest
+    end
     seen[digest] = true
     fresh[#fresh + 1] = digest
     local payload, id = ARGV[i + 3], int(next_id)
@@ -43,6 +47,9 @@ if added > 0 then
   call('HSET', P .. 'meta', 'next_id', int(next_id))
   call('HSET', P .. 'task', unpack(fields))
   call('SADD', P .. 'digests', unpack(fresh))
+  for _, digest in ipairs(copies) do
+    call('HINCRBY', P .. 'copies', digest, 1)
+  end
   for class, ids in pairs(lists) do
     call('RPUSH', P .. 'q:' .. class, unpack(ids))
     open_class(class, now)
