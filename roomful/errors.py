@@ -9,6 +9,7 @@
     │   └── SettingsError      a key or value under ``roomful:``
     ├── MissingProgram         a program or package that this step needs is not installed
     ├── ServerError            the queue's server is not running, or does not answer
+    ├── SubmitCut              a submission ended when some tasks had been taken (roomful.submission)
     └── ExperimentFailed       an experiment ended early (roomful.experiments.errors)
         └── CommandFailed      one of its commands ended with an exit code other than 0, or was lost
 

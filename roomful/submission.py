@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from roomful.agent.task import MIB, encode_task
 from roomful.deliveries import Batch, DeliveryBook, digest_of, read_result_paths
-from roomful.errors import InputError, TaskFileError
+from roomful.errors import InputError, RoomfulError, ServerError, TaskFileError
 from roomful.monitor import PRESENT
 from roomful.queue import Queue
 from roomful.records import ClientRecord, SubmitReport
@@ -35,6 +36,15 @@ class SubmitOptions:
     results: Path | None = None
     #: A task's result is the file whose path it prints, not what it prints.
     results_are_files: bool = False
+
+
+class SubmitCut(RoomfulError):
+    """Say that a submission ended in the middle: ``taken`` tasks of ``count`` have been acknowledged."""
+
+    def __init__(self, taken: int, count: int, *, again: bool, where: str, why: str) -> None:
+        """``again`` says that what is queued would be skipped."""
+        fix = "submit it again: what is queued is skipped" if again else "see which with: inv tasks"
+        super().__init__(f"the queue has taken at least {taken} of {count} tasks", where=where, why=why, fix=fix)
 
 
 @dataclass(frozen=True)
@@ -90,7 +100,8 @@ def submit(
     """Check a task file to its last line and add its tasks; on return the server has them on disk.
 
     ``with_ids`` asks for ``line_ids``. ``progress`` hears how many tasks of how many have been taken.
-    Raises InputError (of which TaskFileError is one), with nothing added, when anything about it is wrong.
+    Raises InputError (of which TaskFileError is one), with nothing added, when anything about it is wrong, and
+    SubmitCut where it ended when some tasks had been taken.
     """
     options = options or SubmitOptions()
     if options.results_are_files and not options.results:
@@ -99,11 +110,8 @@ def submit(
         paths = read_result_paths(options.results, tasks.count) if options.results else []
         warnings = check_needs(tasks.needs, queue.clients(), tasks.name, allow_waiting=options.allow_waiting)
         since = queue.log_end()
-        report = queue.submit(
-            tasks.payloads(),
-            allow_duplicates=options.allow_duplicates,
-            progress=(lambda taken: progress(taken, tasks.count)) if progress else None,
-        )
+        with _told_how_far(tasks, options, progress) as taken:
+            report = queue.submit(tasks.payloads(), allow_duplicates=options.allow_duplicates, progress=taken)
         if not report.durable:
             warnings.append("the server keeps nothing on disk: these tasks are lost when it ends")
         ids = _line_ids(queue, tasks, report) if paths or with_ids else None
@@ -115,6 +123,30 @@ def submit(
         return Submission(
             tasks.name, tasks.count, report, tuple(warnings), tuple(ids) if ids is not None else None, batch, since
         )
+
+
+@contextlib.contextmanager
+def _told_how_far(
+    tasks: TaskFile, options: SubmitOptions, progress: Callable[[int, int], None] | None
+) -> Iterator[Callable[[int], None]]:
+    """Have what ends a submission in its middle say how far it came; yield what hears how many tasks are taken."""
+    taken = 0
+
+    def note(count: int) -> None:
+        nonlocal taken
+        taken = count
+        if progress:
+            progress(taken, tasks.count)
+
+    try:
+        yield note
+    except (KeyboardInterrupt, ServerError) as error:
+        if not taken:
+            raise
+        why = str(error) or "interrupted"
+        cut = SubmitCut(taken, tasks.count, again=not options.allow_duplicates, where=tasks.name, why=why)
+        cut.exit_code = 130 if isinstance(error, KeyboardInterrupt) else error.exit_code
+        raise cut from error
 
 
 def check_needs(

@@ -129,7 +129,9 @@ class Guard:
         path = self._config.home / "agent.log"
         if path.exists() and path.stat().st_size > LOG_BYTES:
             # Our processes have it open for appending: it is emptied, not moved.
-            write_atomically(path.with_suffix(".log.1"), path.read_bytes()[-LOG_BYTES:])
+            # On a full disk the old lines make room for new ones.
+            with contextlib.suppress(OSError):
+                write_atomically(path.with_suffix(".log.1"), path.read_bytes()[-LOG_BYTES:])
             os.truncate(str(path), 0)
 
 

@@ -32,6 +32,8 @@ log = logging.getLogger("roomful.agent")
 REPLY_SECONDS = 20.0
 LONGEST_PAUSE_SECONDS = 2.0
 CHORES_SECONDS = 30.0
+#: The same complaint is logged no more often than this.
+COMPLAIN_SECONDS = 60.0
 #: The server's errors that pass by themselves, as far as an agent is concerned.
 _PASSING = (redis.ConnectionError, redis.TimeoutError, redis.ResponseError, OSError)
 
@@ -86,6 +88,8 @@ class Membership:
         self.last_contact = time.monotonic()
         self._arguments = (config.host, nonce, instance, json.dumps(about), size)
         self._lock = threading.Lock()
+        #: What was logged, and when it may be logged again.
+        self._complaints: dict[str, float] = {}
         self._times = 0
         #: Told our name in the queue, whenever that changes.
         self.on_registered: Callable[[str], None] = lambda _: None
@@ -113,6 +117,17 @@ class Membership:
             log.info("registered as %s", self.agent)
             self.on_registered(self.agent)
             return [(int(task_id), held[int(task_id)]) for task_id in reply[1:]]
+
+    def missed(self, what: str, error: Exception) -> None:
+        """Note what a call ended with: a server that cannot write for now is there, and gives our tasks to nobody."""
+        text, now = f"{what}: {error}", time.monotonic()
+        if now >= self._complaints.get(text, 0.0):
+            self._complaints = (
+                {**self._complaints, text: now + COMPLAIN_SECONDS} if len(self._complaints) < 20 else {}
+            )
+            log.warning("%s", text)
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or str(error).startswith("MISCONF"):
+            self.heard()
 
     def leave(self) -> None:
         """Give our place in the queue back, and all that it thinks we hold."""
@@ -180,7 +195,7 @@ class Exchange(threading.Thread):
                         pause = 0.05
                         break
                 except _PASSING as error:
-                    log.warning("cannot reach the queue: %s", error)
+                    self._member.missed("cannot reach the queue", error)
                     self._client.connection_pool.disconnect()
                     self._stop.wait(pause)
                     pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
@@ -273,7 +288,7 @@ class Heartbeat(threading.Thread):
                         self._next_chores = time.monotonic() + CHORES_SECONDS
                     self._listen(client)
             except _PASSING as error:
-                log.warning("no heartbeat: %s", error)
+                self._member.missed("no heartbeat", error)
             finally:
                 client.connection_pool.disconnect()
             self._stop.wait(pause)

@@ -213,3 +213,25 @@ def test_a_task_that_comes_back_to_the_host_that_runs_it_ends_its_earlier_attemp
     record = own.queue.task(task_id)
     assert record
     assert (record.state, record.attempt) == ("running", 2)
+
+
+def test_a_server_that_cannot_write_keeps_its_tasks_running(own: Room) -> None:
+    """A cut agent ends its tasks after a while; one that is only told to wait does not."""
+    own.start(cut_off_grace_seconds=5.0)
+    started = own.folder / "started"
+    (task_id,) = own.submit(f"echo >> {started}; sleep 12")
+    wait_until(started.exists, PATIENCE)
+    server = own.valkey.client()
+    server.config_set("maxmemory", "1mb")
+    try:
+        wait_until(lambda: "maxmemory" in own.log(), PATIENCE)
+        # Longer than the agent may be cut off, and than the pause between two of its attempts to be heard.
+        time.sleep(9)
+        complaints = own.log().count("no heartbeat")
+    finally:
+        server.config_set("maxmemory", "0")
+    assert own.queue.wait([task_id], timeout=PATIENCE), own.log()
+    record = own.queue.task(task_id)
+    assert record
+    assert (record.state, record.attempt, record.tries) == ("done", 1, ())
+    assert complaints == 1, own.log()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
+import signal
 import subprocess
 
 from tests.support.agents import PATIENCE, Room
@@ -92,3 +94,23 @@ def test_a_task_whose_stdin_is_a_pipe_holds_up_no_other(own: Room) -> None:
         file.write(b"at last\n")
     assert own.queue.wait([waiting], timeout=PATIENCE)
     assert own.queue.output(waiting).head == b"at last\n"
+
+
+def test_a_full_disk_under_a_large_log_keeps_no_worker_from_starting_again(own: Room) -> None:
+    folder = own.folder / "agent-one"
+    folder.mkdir(mode=0o700)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m,mode=700", "none", folder], check=True)
+    try:
+        own.start()
+        guard, worker = own.guard_pid(), own.worker_pid()
+        with (folder / "agent.log").open("ab") as log:
+            log.write(b"x\n" * (3 << 20))
+        with contextlib.suppress(OSError), (folder / "ballast").open("wb", buffering=0) as ballast:
+            while True:
+                ballast.write(bytes(4096))
+        os.kill(worker, signal.SIGKILL)
+        [record] = own.run("echo here")
+        assert (record.state, own.guard_pid()) == ("done", guard)
+    finally:
+        own.close_agents()
+        subprocess.run(["umount", folder], check=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from roomful.deliveries import DeliveryBook
 from roomful.errors import InputError, TaskFileError
 from roomful.queue import Queue
 from roomful.settings import Settings
-from roomful.submission import Submission, SubmitOptions, submit
+from roomful.submission import Submission, SubmitCut, SubmitOptions, submit
 from roomful.waiting import Waited, wait
 from tests.support.agents import PATIENCE, Room, Scripted, a_room
 from tests.support.waiting import wait_until
@@ -245,3 +247,42 @@ def test_tasks_that_vanish_while_waited_for(empty: Queue, settings: Settings) ->
     state = wait(empty, sent, settings, forget)
     assert (len(state.done), state.succeeded) == (1, False)
     assert "1 removed from the queue" in state.sentence
+
+
+@pytest.mark.parametrize(
+    ("cut", "allow_duplicates", "exit_code", "why", "fix"),
+    [
+        ("Ctrl-C", False, 130, "interrupted", "submit it again: what is queued is skipped"),
+        ("Ctrl-C", True, 130, "interrupted", "see which with: inv tasks"),
+        ("no memory", False, 1, "the server refused a command", "submit it again: what is queued is skipped"),
+    ],
+    ids=["Ctrl-C", "Ctrl-C with duplicates", "no memory"],
+)
+def test_what_is_cut_in_the_middle_says_how_far_it_came(
+    empty: Queue, settings: Settings, cut: str, allow_duplicates: bool, exit_code: int, why: str, fix: str
+) -> None:
+    lines = b"".join(b"./simulate --seed=%d\n" % number for number in range(20_000))
+    Path("many.txt").write_bytes(lines)
+    client = empty.scripts._client
+
+    def heard(taken: int, total: int) -> None:
+        if taken == 3000 and cut == "Ctrl-C":
+            signal.raise_signal(signal.SIGINT)
+        elif taken == 3000:
+            client.config_set("maxmemory", "1mb")
+
+    options = SubmitOptions(allow_duplicates=allow_duplicates)
+    try:
+        with pytest.raises(SubmitCut) as caught:
+            submit(empty, "many.txt", settings, options, progress=heard)
+    finally:
+        client.config_set("maxmemory", "0")
+    said, there = str(caught.value), empty.counts().todo
+    assert caught.value.exit_code == exit_code
+    counted = re.match(r"many\.txt: the queue has taken at least (\d+) of 20000 tasks: ", said)
+    assert counted
+    assert 3000 <= int(counted[1]) <= there < 20_000
+    assert why in said
+    assert said.endswith(f"; {fix}")
+    again = submit(empty, "many.txt", settings, SubmitOptions())
+    assert again.report.added == 20_000 - there
