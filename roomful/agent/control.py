@@ -94,6 +94,8 @@ def stop(home: Path, timeout: float) -> dict[str, Any]:
     if owner:
         state = "stopped"
         send(owner, signal.SIGTERM)
+        # Suspended, it would not hear of it.
+        send(owner, signal.SIGCONT)
         deadline = time.monotonic() + timeout
         while lock.owner() is not None and time.monotonic() < deadline:
             time.sleep(0.02)

@@ -16,7 +16,7 @@ from typing import Any, Callable, Mapping, NoReturn
 
 from roomful.agent.config import AgentConfig
 from roomful.agent.private import Lock, private_directory, write_atomically, write_json
-from roomful.agent.processes import become_subreaper, kill_descendants, set_name, sweep
+from roomful.agent.processes import become_subreaper, kill_descendants, send, set_name, sweep
 
 log = logging.getLogger("roomful.agent")
 
@@ -107,7 +107,8 @@ class Guard:
     def _stop(self, *_: Any) -> None:
         """Pass the wish to stop on; the second time, or after a while, with force."""
         if self._worker:
-            os.kill(self._worker, signal.SIGKILL if self._stopping else signal.SIGTERM)
+            send(self._worker, signal.SIGKILL if self._stopping else signal.SIGTERM)
+            send(self._worker, signal.SIGCONT)
         if not self._stopping:
             signal.signal(signal.SIGALRM, self._stop)
             signal.setitimer(signal.ITIMER_REAL, STOP_SECONDS)

@@ -33,7 +33,7 @@ from roomful.agent.private import (
     write_atomically,
     write_json,
 )
-from roomful.agent.processes import process
+from roomful.agent.processes import process, send
 from roomful.agent.server_folder import (
     DATA,
     data_without_manifest,
@@ -324,7 +324,9 @@ def _stop(directory: Path) -> bool:
             _end_orphan(directory)
             asked = True
         elif owner and not asked:
-            os.kill(owner, signal.SIGTERM)
+            # Suspended, it would not hear of it.
+            for number in (signal.SIGTERM, signal.SIGCONT):
+                send(owner, number)
             asked = True
         if time.monotonic() > deadline:
             raise Refusal(f"the server has not ended within {STOP_SECONDS:g} s", where=str(directory))

@@ -81,6 +81,23 @@ def test_stopping_gives_tasks_back_and_leaves_nothing(own: Room) -> None:
     assert own.command("stop", "--directory", str(own.folder / "agent-one"))["state"] == "absent"
 
 
+@pytest.mark.parametrize("suspended", ["guard", "worker", "both"])
+def test_a_suspended_agent_gives_its_tasks_back_when_it_is_stopped(own: Room, suspended: str) -> None:
+    own.start()
+    marker = own.folder / "pid"
+    own.submit(f"echo $$ > {marker}; sleep 600")
+    task, guard, worker = pid_in(marker), own.guard_pid(), own.worker_pid()
+    for name, pid in (("worker", worker), ("guard", guard)):
+        if suspended in (name, "both"):
+            os.kill(pid, signal.SIGSTOP)
+    reply = own.command("stop", "--directory", str(own.folder / "agent-one"), "--timeout", "30")
+    assert reply == {"state": "stopped", "killed": 0}
+    assert not any(alive(pid) for pid in (task, guard, worker))
+    record = own.queue.task(1)
+    assert record
+    assert (record.state, [entry.reason for entry in record.tries]) == ("todo", ["stopped"])
+
+
 def test_a_server_restart_does_not_touch_running_tasks(own: Room) -> None:
     own.start()
     go = own.folder / "go"

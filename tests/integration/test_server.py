@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import pwd
@@ -23,33 +22,13 @@ from roomful.queue import TaskSpec
 from roomful.server import Server, ServerStatus, open_queue
 from roomful.settings import Settings
 from roomful.shipping import _GATE, bundled_valkey
-from tests.support.server import processes_of
+from tests.support.server import commands, folder, processes_of, start, submit
 from tests.support.waiting import wait_until
 
 PYENV = Path(pwd.getpwuid(os.getuid()).pw_dir) / ".pyenv" / "versions"
 ALL_PYTHONS = sorted(path for path in PYENV.glob("3.*/bin/python3"))
 OLD_PYTHONS = [path for path in ALL_PYTHONS if int(path.parents[1].name.split(".")[1]) < 8]
 PYTHONS = [path for path in ALL_PYTHONS if path not in OLD_PYTHONS]
-
-
-def folder(project: Settings) -> Path:
-    return Path(project.server_directory)
-
-
-def start(project: Settings) -> ServerStatus:
-    status, already = Server(project, None).start()
-    assert not already
-    return status
-
-
-def submit(project: Settings, *commands: str) -> None:
-    with open_queue(project) as queue:
-        queue.submit([TaskSpec(command=command) for command in commands])
-
-
-def commands(project: Settings) -> list[str]:
-    with open_queue(project) as queue:
-        return [task.spec.command for task in queue.tasks()]
 
 
 def ready_again(project: Settings, name: str, old: int | None) -> ServerStatus:
@@ -60,17 +39,6 @@ def ready_again(project: Settings, name: str, old: int | None) -> ServerStatus:
         return status if status.state == "ready" and status.pids[name] not in (None, old) else None
 
     return wait_until(look, 15, lambda: str(Server(project, None).status()))
-
-
-def manifest(project: Settings) -> Path:
-    (path,) = folder(project).glob("data/appendonlydir/*.manifest")
-    return path
-
-
-def incremental(project: Settings) -> Path:
-    """The append-only file that is being written."""
-    (path,) = folder(project).glob("data/appendonlydir/*.incr.aof")
-    return path
 
 
 def test_without_a_server_the_queue_says_how_to_start_one(project: Settings) -> None:
@@ -249,6 +217,16 @@ def test_a_frozen_valkey_is_stopped_by_its_supervisor(project: Settings) -> None
     assert not processes_of(folder(project))
 
 
+def test_a_suspended_supervisor_ends_when_it_is_told_to(project: Settings) -> None:
+    supervisor = start(project).pids["supervisor"]
+    assert supervisor
+    os.kill(supervisor, signal.SIGSTOP)
+    begin = time.monotonic()
+    assert Server(project, None).stop().stopped
+    assert time.monotonic() - begin < 30
+    assert not processes_of(folder(project))
+
+
 def test_stale_pids_harm_nobody(project: Settings) -> None:
     """What an earlier life wrote down names processes that are somebody else's now: here, a bystander."""
     start(project)
@@ -266,104 +244,6 @@ def test_stale_pids_harm_nobody(project: Settings) -> None:
             assert bystander.poll() is None
         finally:
             bystander.kill()
-
-
-def test_a_record_cut_by_a_power_failure_is_dropped(project: Settings) -> None:
-    start(project)
-    submit(project, "echo before")
-    Server(project, None).stop()
-    with incremental(project).open("ab") as file:
-        file.write(b"*3\r\n$3\r\nSET\r\n$3\r\nabc\r\n$1000\r\nonly half")
-    status = start(project)
-    assert commands(project) == ["echo before"]
-    assert "a write cut short" in status.why
-
-
-def test_data_whose_manifest_is_gone_are_not_overwritten(project: Settings) -> None:
-    start(project)
-    submit(project, "echo before")
-    Server(project, None).stop()
-    kept = manifest(project).read_bytes()
-    manifest(project).unlink()
-    with pytest.raises(ServerError, match="would begin anew"):
-        start(project)
-    (folder(project) / "data" / "appendonlydir" / "appendonly.aof.manifest").write_bytes(kept)
-    start(project)
-    assert commands(project) == ["echo before"]
-
-
-def test_damaged_data_are_named_and_left_as_they_are(project: Settings) -> None:
-    start(project)
-    submit(project, "echo before", "echo after")
-    Server(project, None).stop()
-    path = incremental(project)
-    damaged = path.read_bytes().replace(b"\r\nHSET\r\n", b"\r\nHS\0\0garbage", 1)
-    path.write_bytes(damaged)
-    with pytest.raises(ServerError) as caught:
-        start(project)
-    assert "cannot read its data" in str(caught.value)
-    assert f"bin/valkey-check-aof {manifest(project)}" in str(caught.value)
-    assert "inv stop-server --forget" in str(caught.value)
-    assert path.read_bytes() == damaged
-    assert not processes_of(folder(project))
-    # The advice works, word for word.
-    tool = folder(project) / "bin" / "valkey-check-aof"
-    check = subprocess.run([tool, manifest(project)], capture_output=True, text=True, check=False)
-    assert check.returncode == 1
-    assert "not valid" in check.stdout + check.stderr
-    Server(project, None).stop(forget=True)
-    start(project)
-    assert commands(project) == []
-
-
-@pytest.mark.root
-@pytest.mark.parametrize("more_kib", [-100, 16, 32])
-def test_a_full_disk_is_named_and_nothing_is_left_running(project: Settings, more_kib: int) -> None:
-    """A folder on a file system of its own that is too small: for the program, for our files, for Valkey's."""
-    program = (
-        "import sys\nfrom pathlib import Path\nfrom roomful.errors import ServerError\n"
-        "from roomful.server import Server\nfrom roomful.settings import Settings\n"
-        "settings = Settings(root=Path(sys.argv[1]), server_directory=sys.argv[2])\n"
-        "try:\n    Server(settings, None).start()\nexcept ServerError as error:\n    print(error)\n"
-    )
-    folder(project).mkdir(mode=0o700)
-    size_kib = build_bundle(project.root / "bundle").path.stat().st_size // 1024 + more_kib
-    script = f'mount -t tmpfs -o size={size_kib}k,mode=700 none "$1" && shift && exec "$@"'
-    argv = ["unshare", "-m", "sh", "-c", script, "sh", project.server_directory]
-    argv += [sys.executable, "-c", program, str(project.root), project.server_directory]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
-    assert "No space left on device" in done.stdout, done
-    assert not processes_of(folder(project))
-
-
-def fill(path: Path) -> None:
-    """Write until not a byte is free."""
-    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
-
-
-@pytest.mark.root
-def test_a_disk_that_fills_up_later_stops_nothing_but_writes(project: Settings) -> None:
-    folder(project).mkdir(mode=0o700)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=700", "none", folder(project)], check=True)
-    try:
-        first = start(project).pids
-        ballast = folder(project) / "ballast"
-        fill(ballast)
-        many = [TaskSpec(command=f"echo {number} {'x' * 1000}") for number in range(10_000)]
-        with open_queue(project) as queue:
-            with pytest.raises(ServerError):
-                queue.submit(many)
-            status = Server(project, None).status()
-            assert (status.state, status.pids) == ("cannot write", first)
-            ballast.unlink()
-            wait_until(lambda: Server(project, None).status().state == "ready", 15)
-            queue.submit([TaskSpec(command="echo again")])
-        Server(project, None).stop(forget=True)
-    finally:
-        Server(project, None).stop(forget=True)
-        subprocess.run(["umount", folder(project)], check=True)
 
 
 @pytest.mark.parametrize("python", PYTHONS, ids=lambda path: path.parents[1].name)

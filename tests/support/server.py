@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from roomful.server import Server
+from roomful.queue import TaskSpec
+from roomful.server import Server, ServerStatus, open_queue
 from roomful.settings import Settings
 from tests.support.waiting import wait_until
 
@@ -55,3 +56,23 @@ def processes_of(folder: Path) -> dict[int, str]:
         if os.fsencode(folder) in command or (place + "/").startswith(f"{folder}/"):
             found[int(name)] = command.replace(b"\0", b" ").decode(errors="replace").strip()
     return found
+
+
+def folder(project: Settings) -> Path:
+    return Path(project.server_directory)
+
+
+def start(project: Settings) -> ServerStatus:
+    status, already = Server(project, None).start()
+    assert not already
+    return status
+
+
+def submit(project: Settings, *commands: str) -> None:
+    with open_queue(project) as queue:
+        queue.submit([TaskSpec(command=command) for command in commands])
+
+
+def commands(project: Settings) -> list[str]:
+    with open_queue(project) as queue:
+        return [task.spec.command for task in queue.tasks()]
