@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
-from ._fanout import begin, finish
+from ._fanout import begin, finish, turn
 from ._step import step
 
 if TYPE_CHECKING:
     from roomful.outcome import Outcome
+
+#: What is changed on the hosts, for others of this project: no folder has such a name.
+AGENTS = "/agents"
 
 
 @step(
@@ -57,7 +60,7 @@ def start_clients(
     if slots < 0:
         raise InputError(f"bad number of slots {slots}", where="--slots", fix="write a number above 0")
     settings, chosen = begin(c, hosts, exclude, max_failed, accept_new_host_keys=accept_new_host_keys)
-    with progress.bar("start-clients", len(chosen), "hosts") as report:
+    with turn(AGENTS, chosen, settings), progress.bar("start-clients", len(chosen), "hosts") as report:
         outcomes = clients.start_clients(chosen, settings, slots=slots, live=live, restart=restart, report=report)
     for outcome in outcomes.not_ok:
         if outcome.value and outcome.value.log:
@@ -100,7 +103,10 @@ def stop_clients(
         raise InputError("--drain and --now exclude each other")
     settings, chosen = begin(c, hosts, exclude, max_failed)
     with progress.bar("stop-clients", len(chosen), "hosts") as report:
-        outcomes = clients.stop_clients(chosen, settings, drain=drain, now=now, forget=forget, report=report)
+        if drain:
+            clients.drain_clients(chosen, settings, report)
+        with turn(AGENTS, chosen, settings):
+            outcomes = clients.stop_clients(chosen, settings, drained=drain, now=now, forget=forget, report=report)
     kept = sum(outcome.value.kept for outcome in outcomes.ok if outcome.value)
     if kept:
         fix = "inv collect brings them; inv stop-clients --forget removes them"

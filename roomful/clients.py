@@ -119,26 +119,29 @@ def start_clients(
         return outcomes
 
 
+def drain_clients(hosts: Sequence[Host], settings: Settings, report: Report | None = None) -> None:
+    """Let the agents of these hosts take nothing new, and wait until what they run has ended."""
+    with Server.of(settings).queue() as queue:
+        _drain(queue, [host.label for host in hosts], report)
+
+
 def stop_clients(
     hosts: Sequence[Host],
     settings: Settings,
     *,
-    drain: bool = False,
+    drained: bool = False,
     now: bool = False,
     forget: bool = False,
     report: Report | None = None,
 ) -> Outcomes[Stopped]:
     """Stop the agents of these hosts and remove what is ours there; their tasks go back to the queue.
 
-    ``drain`` first waits until what runs has ended; ``now`` kills everything at once. Long outputs that nobody has
-    collected stay on the client unless ``forget``.
+    ``drained`` says that ``drain_clients`` came before: the next agents there take tasks again. ``now`` kills all at
+    once. Long outputs that nobody has collected stay on the client unless ``forget``.
     """
     server = Server.of(settings)
     bundle = project_bundle(server.state)
     labels = [host.label for host in hosts]
-    if drain:
-        with server.queue() as queue:
-            _drain(queue, labels, report)
     tell = _Counter(len(hosts), report)
     with Unlinker(server) as unlinker:
 
@@ -168,7 +171,7 @@ def stop_clients(
     with contextlib.suppress(RoomfulError), server.queue() as queue:
         for outcome in outcomes.ok:
             queue.requeue_host(outcome.host.label)
-        if drain:
+        if drained:
             queue.drain(labels, resume=True)
     return outcomes
 

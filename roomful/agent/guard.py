@@ -67,7 +67,7 @@ class Guard:
             stuck = kill_descendants(KILL_SECONDS)
             if stuck:
                 log.error("cannot kill: %s", stuck)
-            if status == 0:
+            if status == 0 or self._told_to_stop():
                 break
             healthy = time.monotonic() - started > HEALTHY_SECONDS
             pause = 0.0 if healthy else min(LONGEST_PAUSE_SECONDS, pause * 2 + 0.2)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from roomful.client_links import run_directory
-from roomful.clients import start_clients, stop_clients
+from roomful.clients import drain_clients, start_clients, stop_clients
 from roomful.hosts import Host, resolve
 from roomful.lab import Lab
 from roomful.queue import TaskSpec
@@ -170,7 +170,8 @@ def test_drain_waits_for_the_tasks_that_run(cluster: Cluster) -> None:
     with open_queue(cluster.settings) as queue:
         report = queue.submit([TaskSpec(command="sleep 1.5; echo whole"), TaskSpec(command="echo later")])
         wait_until(lambda: queue.counts().running == 1, 15, lambda: str(queue.counts()))
-        stop_clients(cluster.hosts[:1], cluster.settings, drain=True)
+        drain_clients(cluster.hosts[:1], cluster.settings)
+        stop_clients(cluster.hosts[:1], cluster.settings, drained=True)
         assert queue.output(report.ids[0]).head == b"whole\n"
         assert queue.counts().todo == 1
     # The host is not kept from work for ever.

@@ -79,6 +79,25 @@ def test_clean_waits_for_a_deployment(project: Project, rootless_lab: Lab) -> No
     assert cleaning.returncode == 0
 
 
+def test_of_two_restarts_of_the_agents_at_once_one_waits_and_both_find_them_well(
+    project: Project, rootless_lab: Lab
+) -> None:
+    assert project.inv("start-server").returncode == 0
+    try:
+        running = [start(project, "start-clients", "--restart") for _ in range(2)]
+        said = [process.communicate(timeout=100)[1] for process in running]
+        assert [process.returncode for process in running] == [0, 0], said
+        (waited,) = (text for text in said if "waiting for inv start-clients (process " in text)
+        assert "which changes lab01,lab02,lab03\n" in waited
+        # A deployment may go on meanwhile.
+        settings = settings_for(rootless_lab, project.root)
+        with turn("inv deploy", "", resolve("lab", settings), settings, lambda _: None):
+            assert project.inv("stop-clients").returncode == 0
+    finally:
+        project.inv("stop-clients", "--now")
+        assert project.inv("stop-server", "--forget", "--yes").returncode == 0
+
+
 def test_an_interrupt_ends_the_waiting(project: Project, rootless_lab: Lab) -> None:
     settings = settings_for(rootless_lab, project.root)
     with turn("inv deploy", "", resolve("lab", settings), settings, lambda _: None):
