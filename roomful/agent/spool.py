@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 import shutil
-import time
 from typing import Any, NamedTuple
 
 from roomful.agent.keys import Keys
@@ -19,10 +19,15 @@ DISK_SHARE = 0.1
 _PAGE = 500
 
 
+def ended_ms(result: bytes) -> int:
+    """Return when the task of a record in ``result`` has ended (see ``lua/common.lua``)."""
+    return int(result.split(b",", 4)[3])
+
+
 class Entry(NamedTuple):
     """One stream of one attempt."""
 
-    #: When it was last written to; only compared with this host's own clock.
+    #: When it was last written to; only compared with that of the others.
     modified: float
     size: int
     path: str
@@ -58,13 +63,13 @@ class Spool:
         entries = self.entries()
         if not entries:
             return 0
-        known = self._known({entry.task_id for entry in entries}, client)
-        oldest = time.time() - self._tuning["spool_seconds"]
+        ages = self._ages({entry.task_id for entry in entries}, client)
+        longest = self._tuning["spool_seconds"]
         left = int(self._tuning["spool_bytes"]) or int(shutil.disk_usage(self.folder).total * DISK_SHARE)
         removed = 0
         # The newest are kept first.
         for entry in reversed(entries):
-            if entry.task_id in known and entry.modified >= oldest:
+            if ages.get(entry.task_id, math.inf) <= longest:
                 left -= entry.size
                 if left >= 0:
                     continue
@@ -73,10 +78,18 @@ class Spool:
                 removed += 1
         return removed
 
-    def _known(self, ids: set[str], client: Any) -> set[str]:
+    def _ages(self, ids: set[str], client: Any) -> dict[str, float]:
+        """Return how long ago the tasks have ended that are not forgotten, 0 where they have not.
+
+        In seconds of the server's clock: this host's may have been set in between.
+        """
         names = sorted(ids)
-        known = set()
+        ages = {}
         for start in range(0, len(names), _PAGE):
             page = names[start : start + _PAGE]
-            known |= {name for name, payload in zip(page, client.hmget(self._keys.task, page)) if payload is not None}
-        return known
+            now = client.time()[0]
+            payloads, results = (client.hmget(key, page) for key in (self._keys.task, self._keys.result))
+            for name, payload, result in zip(page, payloads, results):
+                if payload is not None:
+                    ages[name] = now - ended_ms(result) / 1000 if result else 0.0
+        return ages

@@ -299,3 +299,18 @@ def test_short_tasks_are_taken_ahead_and_a_long_one_frees_the_rest(room: Room) -
     time.sleep(1.5)
     assert room.queue.counts().running == 4, "only what runs is held"
     assert room.queue.task(ids[0]).state == "running"  # type: ignore[union-attr]
+
+
+def test_a_clock_that_is_set_takes_no_output_away(own: Room) -> None:
+    """As when a host starts in 1970 and learns the time later: what it wrote before looks very old."""
+    own.start()
+    kept, forgotten = (record.id for record in own.run("seq 20000", "seq 20001"))
+    spool = own.folder / "agent-one" / "spool"
+    files = {task_id: spool / f"{task_id}.1.stdout" for task_id in (kept, forgotten)}
+    for path in files.values():
+        os.utime(path, (0, 0))
+    own.queue.forget([forgotten])
+    # A change of settings has the spool tidied at once.
+    own.queue.configure({"retries": 1})
+    wait_until(lambda: not files[forgotten].exists(), PATIENCE)
+    assert files[kept].read_bytes().endswith(b"\n20000\n")
