@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import functools
-import os
 import re
 import shlex
 import sys
@@ -26,6 +26,11 @@ from invoke.parser.parser import ParseMachine, Parser
 
 from roomful.errors import RoomfulError
 from roomful.settings import Settings
+
+from ._streams import give_up_stdout
+
+#: What a write ends with where nothing more fits.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 SHARED_HELP = {
     "hosts": "hosts: a list's name (n7), a path, node[01-20], user@host:port; several with commas",
@@ -160,14 +165,21 @@ def guard(name: str) -> Iterator[None]:
     """Turn errors into one line and an exit code: the only place where that happens."""
     try:
         yield
+        # What is still on its way is part of the task.
+        sys.stdout.flush()
     except RoomfulError as error:
         raise Exit(f"inv {name}: {error}", code=error.exit_code) from error
     except KeyboardInterrupt:
         raise Exit(f"inv {name}: interrupted", code=130) from None
     except BrokenPipeError:
         # The reader of our output has gone (``| head``): end quietly, as other programs do.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        give_up_stdout()
         raise Exit(code=141) from None
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        give_up_stdout()
+        raise Exit(f"inv {name}: cannot write: {error.strerror}", code=1) from error
 
 
 def settings_of(c: Context) -> Settings:

@@ -11,7 +11,7 @@ import hypothesis
 import pytest
 
 #: The fixtures of the lab, of servers and of queues, for every test.
-pytest_plugins = ["tests.support.lab", "tests.support.queues", "tests.support.server"]
+pytest_plugins = ["tests.support.lab", "tests.support.queue_project", "tests.support.queues", "tests.support.server"]
 
 #: Where a missing program or right is a failure, not a reason to skip.
 IN_CI = bool(os.environ.get("CI"))

@@ -10,14 +10,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.agents import PATIENCE, Room, a_room
+from tests.support.agents import PATIENCE
+from tests.support.queue_project import Project
 from tests.support.terminal import shown
 from tests.support.waiting import wait_until
 
@@ -26,74 +26,9 @@ pytestmark = pytest.mark.integration
 CHECKOUT = Path(__file__).parents[2]
 
 
-@dataclass
-class Project:
-    """A user's project whose queue is a private one with one real client, ``one``."""
-
-    folder: Path
-    room: Room
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return {
-            **os.environ,
-            "INVOKE_ROOMFUL_SERVER_URL": f"unix://{self.room.valkey.socket}",
-            "INVOKE_ROOMFUL_CLUSTER": "room",
-        }
-
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *words], cwd=self.folder, env=self.environment, **options
-        )
-
-    def inv(self, *words: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(
-            [sys.executable, "-m", "invoke", *words],
-            cwd=self.folder,
-            env=self.environment,
-            input=given,
-            capture_output=True,
-            timeout=60,
-            check=False,
-        )
-
-    def ok(self, *words: str, given: bytes = b"") -> str:
-        done = self.inv(*words, given=given)
-        assert done.returncode == 0, done.stderr.decode()
-        return done.stdout.decode()
-
-    def refused(self, *words: str, given: bytes = b"", code: int = 2) -> str:
-        """Run what must be refused: nothing on stdout, one line on stderr."""
-        done = self.inv(*words, given=given)
-        assert (done.returncode, done.stdout) == (code, b""), done.stderr.decode()
-        [line] = done.stderr.decode().splitlines()
-        return line.removeprefix(f"inv {words[0]}: ")
-
-    def write(self, name: str, data: bytes | str) -> str:
-        (self.folder / name).write_bytes(data if isinstance(data, bytes) else data.encode())
-        return name
-
-    def table(self, *words: str) -> list[list[str]]:
-        """The rows of a table that is printed, cells cut at two blanks."""
-        rows = self.ok(*words).splitlines()[2:]
-        return [[cell.strip() for cell in row.split("  ") if cell.strip()] for row in rows]
-
-
-@pytest.fixture(scope="module")
-def room() -> Iterator[Room]:
-    with a_room() as room:
-        room.start("one", cpus=2.0, memory_bytes=2**30)
-        yield room
-
-
 @pytest.fixture
-def project(room: Room, tmp_path: Path) -> Project:
-    (tmp_path / "tasks.py").write_text(f"import sys\nsys.path.insert(0, {str(CHECKOUT)!r})\nfrom fabfile import ns\n")
-    room.queue.drain(["one"], resume=True)
-    room.queue.cancel()
-    wait_until(lambda: room.client("one").running == 0, PATIENCE, lambda: f"{room.queue.clients()} {room.log()}")
-    room.queue.reset()
-    return Project(tmp_path, room)
+def project(queue_project: Project) -> Project:
+    return queue_project
 
 
 def test_submit_and_wait(project: Project) -> None:
