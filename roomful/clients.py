@@ -170,7 +170,7 @@ def stop_clients(
     # What an agent that was killed could not give back itself; no server, no tasks.
     with contextlib.suppress(RoomfulError), server.queue() as queue:
         for outcome in outcomes.ok:
-            queue.requeue_host(outcome.host.label)
+            queue.dismiss(outcome.host.label)
         if drained:
             queue.drain(labels, resume=True)
     return outcomes

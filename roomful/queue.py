@@ -9,6 +9,7 @@ from roomful.agent import leases
 from roomful.agent.task import TaskSpec
 from roomful.errors import InputError
 from roomful.queue_reader import QueueReader, pages_of
+from roomful.queue_wire import host_of
 from roomful.records import ClientRecord, Counts, Output, State, SubmitReport, TaskRecord, Try
 from roomful.submitter import Submitter
 
@@ -59,6 +60,13 @@ class Queue(QueueReader):
         """Take the tasks that run on a host and let them wait again; return how many."""
         with self._answering():
             return int(self.scripts.call("requeue_host", host))
+
+    def dismiss(self, host: str) -> int:
+        """Let the agents of a host go as if they had said that they stop; return how many tasks wait again."""
+        with self._answering():
+            agents: Any = self._redis.hkeys(self.keys.agents)
+            names = [agent.decode() for agent in agents]
+            return sum(int(self.scripts.call("leave", name)) for name in names if host_of(name) == host)
 
     def drain(self, hosts: Iterable[str], *, resume: bool = False) -> int:
         """Let hosts finish what they run and take nothing new (or, with ``resume``, take again)."""

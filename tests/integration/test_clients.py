@@ -162,6 +162,7 @@ def test_now_kills_what_does_not_want_to_end(cluster: Cluster) -> None:
         assert outcome.status == "ok"
         assert outcome.seconds < 10
         assert queue.counts().todo == 1
+        assert [client.state for client in queue.clients()] == ["stopped"]
     wait_until(lambda: not [line for line in processes_of(Path("/")).values() if "sleep 2000.5" in line], 5)
 
 
