@@ -70,8 +70,8 @@ def start(request: Mapping[str, Any]) -> Reply:
         fix = "set roomful.server_directory to a folder on a local disk"
         raise Refusal(f"the queue's data cannot be kept on {on}", where=str(directory), fix=fix)
     with locked(directory / "start.lock", wait=START_SECONDS):
-        if _orphaned(directory):
-            # Its supervisor was killed: Valkey is about to end, and starts again below.
+        if _orphaned(directory) or _stopping(directory):
+            # Its supervisor was killed, or told to stop by a command that was not waited for: it starts again below.
             _stop(directory)
         already = Lock(directory / "lock").owner() is not None
         if already:
@@ -340,6 +340,11 @@ def _orphaned(directory: Path) -> bool:
         return False
     found = process(owner)
     return found is None or found.state == "Z"
+
+
+def _stopping(directory: Path) -> bool:
+    running = Lock(directory / "lock").owner() is not None
+    return running and (read_json(directory / "status.json") or {}).get("state") == "stopping"
 
 
 def _end_orphan(directory: Path) -> None:

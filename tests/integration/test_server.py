@@ -9,6 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -215,6 +216,22 @@ def test_a_frozen_valkey_is_stopped_by_its_supervisor(project: Settings) -> None
     os.kill(valkey, signal.SIGSTOP)
     assert Server(project, None).stop().stopped
     assert not processes_of(folder(project))
+
+
+def test_a_start_after_a_stop_that_was_interrupted_starts_anew(project: Settings) -> None:
+    supervisor = start(project).pids["supervisor"]
+    assert supervisor
+    submit(project, "echo kept")
+    os.kill(supervisor, signal.SIGTERM)
+    while json.loads((folder(project) / "status.json").read_text())["state"] == "ready":
+        time.sleep(0.001)
+    # It takes a while, as with much data.
+    os.kill(supervisor, signal.SIGSTOP)
+    timer = threading.Timer(2.0, os.kill, (supervisor, signal.SIGCONT))
+    timer.start()
+    assert start(project).pids["supervisor"] != supervisor
+    timer.cancel()
+    assert commands(project) == ["echo kept"]
 
 
 def test_a_suspended_supervisor_ends_when_it_is_told_to(project: Settings) -> None:
