@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from roomful.errors import InputError
 from roomful.queue_connection import QueueConnection
-from roomful.queue_wire import host_of, parse_client, parse_output, parse_task
+from roomful.queue_wire import attempt_of, host_of, parse_client, parse_output, parse_task
 from roomful.records import ClientRecord, Counts, Output, State, TaskRecord
 
 Progress = Callable[[Counts], None]
@@ -132,7 +132,8 @@ class QueueReader(QueueConnection):
             return []
         with self._answering():
             stored: Any = self._redis.hmget(self.keys.prefix + stream, [str(record.id) for record in records])
-        return [parse_output(one, _output_host(record)) for one, record in zip(stored, records, strict=True)]
+        outputs = [parse_output(one, _output_host(record)) for one, record in zip(stored, records, strict=True)]
+        return [_from_where_it_is(output, record) for output, record in zip(outputs, records, strict=True)]
 
     def outcomes(self, since: str = "") -> Iterator[TaskRecord]:
         """Go through tasks that have ended, in the order of their ends; each has the ``cursor`` to go on from.
@@ -246,6 +247,13 @@ def _run(pipe: Any) -> list[Any]:
 def _output_host(record: TaskRecord) -> str:
     """Return the host on which the last attempt that ended ran."""
     return record.host if record.ended_ms else record.tries[-1].host if record.tries else ""
+
+
+def _from_where_it_is(output: Output, record: TaskRecord) -> Output:
+    """Correct the host of a file of an earlier attempt: the last one wrote nothing that is kept."""
+    attempt = attempt_of(output.path)
+    found = next((tried.host for tried in record.tries if tried.attempt == attempt), output.host)
+    return dataclasses.replace(output, host=found)
 
 
 def pages_of(ids: Iterable[int]) -> Iterator[list[int]]:

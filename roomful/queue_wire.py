@@ -111,6 +111,13 @@ def parse_output(stored: bytes | None, host: str) -> Output:
     return Output(kept[:half], kept[half:], int(size), path.decode("utf-8", "surrogateescape"), host)
 
 
+def attempt_of(path: str) -> int:
+    """Return the attempt that wrote a file of the spool, ``TASK.ATTEMPT.STREAM``; 0 if that cannot be told."""
+    _, _, name = path.rpartition("/")
+    words = name.split(".")
+    return int(words[1]) if len(words) == 3 and words[1].isascii() and words[1].isdigit() else 0
+
+
 def parse_client(
     agent: str, about: bytes, beat: bytes | None, silence: float, tally: Mapping[str, int]
 ) -> ClientRecord:

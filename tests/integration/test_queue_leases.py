@@ -209,3 +209,20 @@ def test_what_a_lost_reply_left_with_an_agent_is_found_out(queue: Queue, server:
     assert state(queue, 1) == "running", "a claim is under way"
     agent.beat(complete=True)
     assert state(queue, 1) == "todo"
+
+
+def test_the_output_of_an_earlier_attempt_is_sought_where_that_one_ran(queue: Queue) -> None:
+    one, two = Scripted(queue, "one"), Scripted(queue, "two")
+    (task_id,) = add(queue, "same", retries=1)
+    [claimed] = one.claim()
+    kept = f"200000 /spool/{task_id}.1.stdout\n".encode() + bytes(65536)
+    head = f'{task_id} {claimed[1]} failed 0 1000 {len(kept)} 0\n{{"exit": 1, "reason": "exit 1"}}\n'
+    assert queue.scripts.call("finish", one.name, head.encode() + kept) == b"retry"
+    assert two.claim() == [(task_id, 2)]
+    assert queue.output(task_id).host == "one"
+    queue.cancel([task_id])
+    record = queue.task(task_id)
+    assert record
+    assert (record.state, record.host) == ("cancelled", "two")
+    output = queue.output(task_id)
+    assert (output.host, output.path) == ("one", f"/spool/{task_id}.1.stdout")
