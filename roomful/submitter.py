@@ -69,7 +69,8 @@ class Submitter:
                     connection = self._receive(connection)
             while self._waiting:
                 connection = self._receive(connection)
-            durable = self._sync() if self._added else True
+            # What others have just added may not be there yet either.
+            durable = self._sync() if self._added or self._skipped else True
         finally:
             if self._waiting:
                 # What made the tasks failed, or the server did: nobody may read the replies still to come.

@@ -74,6 +74,23 @@ def test_a_submission_returns_when_the_disk_has_it_and_not_before(valkey: Valkey
     assert [(report.added, report.durable) for report in reports] == [(1, True)]
 
 
+def test_a_submission_of_what_another_has_just_added_waits_for_the_disk_as_well(
+    valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the same file is submitted again, because the disk was too slow the first time."""
+    with Queue.connect(valkey.socket, "room") as queue:
+        queue.submit([TaskSpec(command="echo before")])
+        with slow_disk.stuck(pid_of(valkey)):
+            monkeypatch.setattr(submitter, "_DURABLE_SECONDS", 2)
+            for _ in ("the first time", "again"):
+                with pytest.raises(ServerError, match="did not take the tasks within 2 s"):
+                    queue.submit([TaskSpec(command="true")])
+            assert queue.counts().todo == 2
+        monkeypatch.undo()
+        report = queue.submit([TaskSpec(command="true")])
+    assert (report.added, report.skipped, report.durable) == (0, 1, True)
+
+
 def test_a_disk_that_takes_nothing_is_an_error(valkey: Valkey, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submitter, "_DURABLE_SECONDS", 2)
     with (
