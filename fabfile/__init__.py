@@ -17,14 +17,13 @@ from invoke import Collection  # noqa: E402
 
 from roomful.settings import defaults  # noqa: E402
 
+from . import _streams  # noqa: E402
 from ._step import StepTask, name_tasks  # noqa: E402
-from ._streams import fill_gaps  # noqa: E402
+
+_streams.prepare()
 
 #: Modules whose tasks are called by a dotted name (``lab.up``); the tasks of all others stand at the top.
 GROUPS = {"lab": "lab", "dev": "dev", "benchexec": "bench", "experimenting": "experiments"}
-
-
-fill_gaps()
 
 
 def _collect() -> Collection:

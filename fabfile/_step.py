@@ -29,8 +29,8 @@ from roomful.settings import Settings
 
 from ._streams import give_up_stdout
 
-#: What a write ends with where nothing more fits.
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+#: How a write to a stream fails.
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 SHARED_HELP = {
     "hosts": "hosts: a list's name (n7), a path, node[01-20], user@host:port; several with commas",
@@ -176,10 +176,11 @@ def guard(name: str) -> Iterator[None]:
         give_up_stdout()
         raise Exit(code=141) from None
     except OSError as error:
-        if error.errno not in _NO_ROOM or error.filename is not None:
+        # Whoever opens a file says which; what has no name is a stream.
+        if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
         give_up_stdout()
-        raise Exit(f"inv {name}: cannot write: {error.strerror}", code=1) from error
+        raise Exit(f"inv {name}: cannot write the output: {error.strerror}", code=1) from error
 
 
 def settings_of(c: Context) -> Settings:

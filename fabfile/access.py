@@ -151,6 +151,7 @@ def shell(c: Context, host: str = "", gateway: str = "", accept_new_host_keys: b
         inv shell node01
         inv shell node01 -- htop
     """
+    from roomful import login_watch
     from roomful.hosts import resolve
     from roomful.terminal import shell_argv
 
@@ -168,6 +169,7 @@ def shell(c: Context, host: str = "", gateway: str = "", accept_new_host_keys: b
     enter_lab(chosen)
     argv = shell_argv(chosen[0], settings, words_after_dashes(), tty=sys.stdin.isatty())
     sys.stdout.flush()
+    login_watch.watch(settings.connect_timeout_seconds, chosen[0].label)
     os.execvp(argv[0], argv)
 
 

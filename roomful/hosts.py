@@ -27,6 +27,8 @@ from roomful.settings import Settings
 
 #: RFC 1123 names, and the underscore that real networks use; never a leading "-" (it would read as an option).
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(\.(?!-)[A-Za-z0-9_-]{1,63})*\.?")
+#: A network interface's name or number, after the % of an IPv6 address.
+SCOPE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 USER_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@\\-]{0,255}")
 _ATTRIBUTE = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 #: More hosts than this from one specification is a typing error (``node[1-99999999]``).
@@ -121,11 +123,13 @@ def parse_host(text: str, where: str = "--hosts") -> Host:
 
 def is_host_name(name: str) -> bool:
     """Tell whether ``name`` is safe and valid as a host name or an IP address."""
+    address, percent, scope = name.partition("%")
     try:
-        ipaddress.ip_address(name)
+        ipaddress.ip_address(address)
     except ValueError:
         return len(name) <= 253 and bool(HOST_NAME.fullmatch(name))
-    return True
+    # Python takes anything for a scope; this goes into the command lines of shells (ProxyCommand, rsync).
+    return not percent or (":" in address and SCOPE.fullmatch(scope) is not None)
 
 
 def parse_line(text: str, where: str) -> Host | None:

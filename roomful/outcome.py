@@ -28,6 +28,14 @@ class HostFailure(Exception):
         self.detail = detail
 
 
+class Unheard(Exception):
+    """End a fan-out: whoever listens to the hosts cannot, which is no failure of theirs."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
     """What became of one host.

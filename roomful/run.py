@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from roomful.errors import InputError, RoomfulError
 from roomful.head_start import HeadStart
 from roomful.hosts import Host
-from roomful.outcome import Outcome, Outcomes
+from roomful.outcome import Outcome, Outcomes, Unheard
 from roomful.settings import Settings
 
 if TYPE_CHECKING:
@@ -162,8 +162,12 @@ def run(
                 kept[stream].append(chunk[: room[stream]])
                 room[stream] -= len(chunk)
             if watch.on_output:
-                with lock:
-                    watch.on_output(connection.entry, stream, chunk)
+                try:
+                    with lock:
+                        watch.on_output(connection.entry, stream, chunk)
+                except OSError as error:
+                    # Our own output's reader has gone, or its disk is full.
+                    raise Unheard(error) from error
 
         done = connection.execute(
             job.argv(), stdin=job.stdin, timeout=timeout, check=False, on_output=take, close_stdin=False

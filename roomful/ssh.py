@@ -25,7 +25,7 @@ from roomful.endpoint import endpoint_of
 from roomful.gateway import shared_ways
 from roomful.head_start import HeadStart
 from roomful.hosts import Host
-from roomful.outcome import UNREACHABLE_REASONS, HostFailure, Outcome, Outcomes
+from roomful.outcome import UNREACHABLE_REASONS, HostFailure, Outcome, Outcomes, Unheard
 from roomful.secret import Secret
 from roomful.settings import Settings
 
@@ -80,13 +80,16 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
         """
         _allow_open_files(4 * len(self) + 200)
         start = time.monotonic()
-        done: queue.SimpleQueue[tuple[int, Outcome[T]]] = queue.SimpleQueue()
+        done: queue.SimpleQueue[tuple[int, Outcome[T] | Unheard]] = queue.SimpleQueue()
         slots = threading.BoundedSemaphore(max(1, int(self.settings.parallel)))
         addresses = [connection.endpoint.address for connection in self]
 
         def worker(index: int) -> None:
             with slots:
-                done.put((index, _attempt(self[index], work, start, log_in)))
+                try:
+                    done.put((index, _attempt(self[index], work, start, log_in)))
+                except Unheard as unheard:
+                    done.put((index, unheard))
 
         def ready(index: int, answer: socket | HostFailure) -> None:
             if isinstance(answer, HostFailure):
@@ -104,7 +107,7 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
 
     def _taken_in(
         self,
-        done: queue.SimpleQueue[tuple[int, Outcome[T]]],
+        done: queue.SimpleQueue[tuple[int, Outcome[T] | Unheard]],
         on_outcome: Callable[[Outcome[T]], None] | None,
         on_interrupt: Callable[[Sequence[Host]], None] | None,
         dialer: Dialer,
@@ -115,6 +118,8 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
         def take() -> None:
             while len(outcomes) < len(self):
                 index, outcome = done.get()
+                if isinstance(outcome, Unheard):
+                    raise outcome.error
                 outcomes[index] = outcome
                 if on_outcome:
                     on_outcome(outcome)
@@ -134,6 +139,12 @@ class HostGroup(fabric.ThreadingGroup):  # type: ignore[misc]  # fabric is untyp
                     seconds = time.monotonic() - start
                     outcomes[index] = Outcome(connection.entry, "failed", "interrupted", seconds=seconds)
                     connection.close()
+        except BaseException:
+            # Nobody hears how it goes on.
+            dialer.stop()
+            for connection in self:
+                connection.close()
+            raise
         return Outcomes(outcomes[index] for index in range(len(self)))
 
 
@@ -172,6 +183,8 @@ def _attempt(connection: HostConnection, work: Work[T], start: float, log_in: bo
         return _outcome_of(connection.entry, failure, start)
     except (paramiko.SSHException, OSError, EOFError) as error:
         return _outcome_of(connection.entry, classified(error), start)
+    except Unheard:
+        raise
     except Exception as error:
         # A defect in the work itself must not take the other hosts' outcomes with it.
         return _outcome_of(connection.entry, HostFailure("error", f"{type(error).__name__}: {error}"), start)

@@ -1,50 +1,106 @@
-"""Standard streams that are closed or full: one line, the right exit code, and no traceback."""
+"""What becomes of a step whose own output is full, closed, left by its reader, or stopped half-way."""
 
 from __future__ import annotations
 
+import os
+import signal
+import struct
 import subprocess
-import sys
+import termios
+from fcntl import ioctl
+from pathlib import Path
 
 import pytest
 
-from tests.support.queue_project import Project
+from roomful.lab import Lab
+from tests.support.inv import Project, project_for
+from tests.support.lab import lab, rootless_lab
+from tests.support.waiting import wait_until
+
+__all__ = ["lab", "rootless_lab"]
 
 pytestmark = pytest.mark.integration
 
+HOSTS = 3
+
 
 @pytest.fixture
-def project(queue_project: Project) -> Project:
-    return queue_project
+def project(tmp_path: Path, rootless_lab: Lab) -> Project:
+    return project_for(rootless_lab, tmp_path, tmp_path / "home")
 
 
-def call(project: Project, command: str) -> tuple[int, str, str]:
-    """Run a line of shell in which ``inv`` is ours; return exit code, stdout and stderr."""
-    line = f'inv() {{ "{sys.executable}" -m invoke "$@"; }}; {command}'
-    done = subprocess.run(
-        ["bash", "-c", line],
-        cwd=project.folder,
+def sh(project: Project, line: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a shell line in which ``"$@"`` is ``inv WORDS``."""
+    argv = ["bash", "-c", line, "bash", *project.argv(words)]
+    return subprocess.run(
+        argv,
+        cwd=project.root,
         env=project.environment,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=40,
         check=False,
     )
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
-    ("command", "code", "stderr"),
-    [
-        ("inv submit - <&-", 2, "inv submit: standard input: the file is empty; write one command a line\n"),
-        ("inv reset <&-", 2, "inv reset: there is no terminal to ask on; give --yes if you mean it\n"),
-        ("inv status >/dev/full", 1, "inv status: cannot write: No space left on device\n"),
-        ("inv tasks --json >/dev/full", 1, "inv tasks: cannot write: No space left on device\n"),
-        ("inv logs all >/dev/full", 1, "inv logs: cannot write: No space left on device\n"),
-        ("inv submit nosuch 2>&-", 2, ""),
-        ("inv tasks >&-", 0, ""),
-        ("inv tasks --json | true; exit ${PIPESTATUS[0]}", 141, ""),
-    ],
+    "words",
+    [("hosts",), ("run", "--", "echo a"), ("run", "--gather", "--", "echo a"), ("filter",)],
+    ids=lambda words: " ".join(words),
 )
-def test_closed_and_full_streams(project: Project, command: str, code: int, stderr: str) -> None:
-    project.room.run("echo hello")
-    assert call(project, command) == (code, "", stderr)
+def test_a_full_disk_behind_stdout_is_one_line(project: Project, words: tuple[str, ...]) -> None:
+    done = sh(project, '"$@" > /dev/full', *words)
+    assert done.returncode == 1
+    assert done.stderr == f"inv {words[0]}: cannot write the output: No space left on device\n"
+
+
+def test_a_reader_that_leaves_ends_the_run_and_blames_no_host(project: Project, tmp_path: Path) -> None:
+    mark = tmp_path / "ended"
+    # One host speaks; it is seen at once that nobody hears it, whatever the others still have to do.
+    quiet = f"mkdir {tmp_path}/first || exec sleep 50"
+    loop = f"trap '' PIPE; trap 'touch {mark}; exit' TERM; while sleep 0.2; do echo more; done"
+    done = sh(project, '"$@" | head -1; echo ${PIPESTATUS[0]}', "run", "--", f"{quiet}; {loop}")
+    assert done.stdout.endswith(": more\n141\n")
+    assert "lost" not in done.stderr
+    wait_until(mark.exists, 10, "the loops on the hosts go on")
+
+
+@pytest.mark.parametrize(
+    ("line", "lines"),
+    [('"$@" >&-', 0), ('"$@" 2>&-', HOSTS), ('"$@" <&-', HOSTS), ('"$@" <&- >&- 2>&-', 0)],
+    ids=["stdout", "stderr", "stdin", "all"],
+)
+@pytest.mark.parametrize("words", [("run", "--", "echo a"), ("filter",)], ids=["run", "filter"])
+def test_closed_streams_are_as_if_nobody_read_them(
+    project: Project, line: str, lines: int, words: tuple[str, ...]
+) -> None:
+    done = sh(project, line, *words)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout.count("lab0") == lines
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "PYTHONUNBUFFERED"])
+def test_no_byte_is_lost_where_writing_is_stopped(project: Project, unbuffered: str) -> None:
+    process = subprocess.Popen(
+        project.argv(["run", "--gather", "--hosts", "lab01", "--", "seq 100000"]),
+        cwd=project.root,
+        env={**project.environment, "PYTHONUNBUFFERED": unbuffered},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    assert process.stdout is not None
+    pipe = process.stdout.fileno()
+
+    def waiting() -> int:
+        return int(struct.unpack("i", ioctl(pipe, termios.FIONREAD, b"\0" * 4))[0])
+
+    # The pipe is full, so that the rest is being written.
+    wait_until(lambda: waiting() > 60_000, 20, lambda: f"{waiting()} bytes came")
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(process.pid, signal.SIGCONT)
+    said, _ = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert said.split(b"---------------\n")[2] == b"".join(b"%d\n" % number for number in range(1, 100_001))

@@ -22,6 +22,12 @@ def dripping(connection: socket.socket) -> None:
         threading.Event().wait(0.2)
 
 
+def rambling(connection: socket.socket) -> None:
+    """Send long lines that are no banner: OpenSSH counts no time for bytes that come within a millisecond."""
+    for _ in range(1000):
+        connection.sendall(b"please hold the line ".ljust(8000) + b"\n")
+
+
 def flooding(connection: socket.socket) -> None:
     """Send lines that are no banner, without end."""
     for _ in range(100_000):

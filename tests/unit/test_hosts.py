@@ -208,6 +208,11 @@ def test_written_lists_read_back(tmp_path: Path) -> None:
         ("a\nb", False),
         ("-oProxyCommand=reboot", False),
         ("-v", False),
+        ("fe80::1%eth0", True),
+        ("fe80::1%$(reboot)", False),
+        ("fe80::1%;reboot", False),
+        ("fe80::1%", False),
+        ("1.2.3.4%eth0", False),
     ],
 )
 def test_is_host_name(name: str, good: bool) -> None:
