@@ -102,16 +102,17 @@ class Cleaner:
         if releases_in_use(real):
             raise Refusal("in-use", f"a process works in {shown(self.workdir)}; end it, or wait for it")
         self.links = [text(name) for name in listed(real)]
-        for _, info in below(real):
-            self.files += not stat.S_ISDIR(info.st_mode)
-            self.bytes += info.st_size if stat.S_ISREG(info.st_mode) else 0
         for name in listed(real):
-            remove(os.path.join(real, name))
+            remove(os.path.join(real, name), self._count)
         if not os.path.islink(self.workdir):
             remove(real)
         self.left = [text(name) for name in listed(real)]
         if self.left:
             raise Refusal("error", f"cannot be removed: {shown(os.path.join(real, listed(real)[0]))}")
+
+    def _count(self, info: os.stat_result) -> None:
+        self.files += 1
+        self.bytes += info.st_size if stat.S_ISREG(info.st_mode) else 0
 
 
 def clean(request: dict[str, Any]) -> dict[str, Any]:

@@ -104,17 +104,19 @@ def below(directory: bytes, prefix: bytes = b"") -> Iterator[tuple[bytes, os.sta
                     waiting.append(path)
 
 
-def remove(path: bytes) -> None:
-    """Remove a file or a tree as far as it lets us."""
+def remove(path: bytes, on_removed: Callable[[os.stat_result], None] | None = None) -> None:
+    """Remove a file or a tree as far as it lets us; ``on_removed`` is told of all that was no folder."""
     info = lstat(path)
     with contextlib.suppress(OSError):
         if info is not None and stat.S_ISDIR(info.st_mode):
             os.chmod(path, 0o700)
             for name in listed(path):
-                remove(os.path.join(path, name))
+                remove(os.path.join(path, name), on_removed)
             os.rmdir(path)
         elif info is not None:
             os.unlink(path)
+            if on_removed:
+                on_removed(info)
 
 
 def write(path: bytes, data: bytes) -> None:

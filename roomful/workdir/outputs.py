@@ -91,7 +91,7 @@ class Outputs:
         waiting = [(path, os.path.join(folder, os.path.basename(path)))]
         while waiting:
             path, real = waiting.pop()
-            info = lstat(real)
+            info = self._look(path, real)
             if info is not None and stat.S_ISLNK(info.st_mode):
                 if self._is_deployed(real):
                     continue
@@ -104,16 +104,25 @@ class Outputs:
             elif stat.S_ISREG(info.st_mode) and not self._is_deployed(real) and not self.unsettled(info):
                 self.files[path] = info.st_size
 
-    def _behind_link(self, path: bytes, real: bytes) -> os.stat_result | None:
-        """Return what a link leads to, if that is a file in the workdir, or something that was deployed."""
-        info = lstat(real)
-        if real.startswith(self.deploy):
-            return info
-        inside = real.startswith(os.path.join(self.workdir, b"")) and not real.startswith(self.own)
-        if info is None or not inside or not stat.S_ISREG(info.st_mode):
+    def _look(self, path: bytes, real: bytes) -> os.stat_result | None:
+        try:
+            return lstat(real)
+        except PermissionError:
+            # Its folder tells names, and nothing more.
             self.skipped.append(path)
             return None
-        return info
+
+    def _behind_link(self, path: bytes, real: bytes) -> os.stat_result | None:
+        """Return what a link leads to, if that is a file in the workdir, or something that was deployed."""
+        if real.startswith(self.deploy):
+            return lstat(real)
+        inside = real.startswith(os.path.join(self.workdir, b"")) and not real.startswith(self.own)
+        info = self._look(path, real) if inside else None
+        if info is not None and stat.S_ISREG(info.st_mode):
+            return info
+        if path not in self.skipped[-1:]:
+            self.skipped.append(path)
+        return None
 
     def _names(self, path: bytes, real: bytes) -> list[bytes]:
         try:

@@ -114,6 +114,23 @@ def test_a_file_that_cannot_be_read_fails_its_host_and_the_rest_comes(
     assert read_tree(tmp_path / "results") == {"lab01/out/r": "lab01\n", "lab02/out/r": "lab02\n"}
 
 
+def test_a_folder_that_tells_names_only_hinders_neither_collect_nor_clean(
+    lab: LabFactory, inv: Inv, tmp_path: Path
+) -> None:
+    room = lab(count=2, rootless=False)
+    make = "mkdir -p listed/out/names listed/out/none; echo r > listed/out/r; echo x > listed/out/names/x"
+    for host in room.hosts:
+        assert ssh(room, host.name, f"{make}; chmod 444 listed/out/names; chmod 0 listed/out/none").returncode == 0
+    done = inv(room, "collect", "--json", workdir="~/listed")
+    for row in rows(done):
+        assert (row["status"], row["files"]) == ("ok", 1)
+        assert sorted(row["skipped"]) == ["out/names/x", "out/none"]
+    done = inv(room, "clean", "--workdir", "--yes", "--json", workdir="~/listed")
+    # Ours are the marks of the collection.
+    assert [(row["status"], row["files"] >= 2) for row in rows(done)] == [("ok", True)] * 2
+    assert ssh(room, "lab01", "ls -d listed").returncode != 0
+
+
 def test_a_shared_home_is_cleaned_once_and_not_under_someone_who_works(
     lab: LabFactory, inv: Inv, tmp_path: Path
 ) -> None:
