@@ -305,6 +305,9 @@ class _Session:
                     done = host_program.run(connection, "commit", commit | {"seeds": brought}, timeout=seconds)
                     if "incomplete" not in done:
                         break
+                if answer["free"] is not None and manifest.size > answer["free"]:
+                    held = [os.path.basename(folder) for folder in basis[len(release) :]]
+                    host_program.run(connection, "room", commit | {"held": held}, timeout=seconds)
                 options = push_options(self.run.files, basis, compare_content)
                 moved += self.rsync.push(connection, manifest.root, target, options, self.sent.meter())
                 done = host_program.run(connection, "commit", commit, timeout=seconds)

@@ -25,6 +25,7 @@ from roomful.workdir.marks import leave_mark
 from roomful.workdir.pieces import MOST_FILES, pieces_of
 from roomful.workdir.releases import Store
 from roomful.workdir.seed import Seed
+from roomful.workdir.space import refuse_too_much
 
 #: A payload of which nothing has come for this long comes no more: a host before that is frozen hangs up on nobody.
 SILENCE_SECONDS = 150.0
@@ -51,6 +52,8 @@ def look(request: dict[str, Any]) -> tuple[dict[str, Any], socket.socket | None]
                 size, pieces = pieces_of(os.path.join(store.release(name), raw(path)))
                 if pieces:
                     older[number] = size, pieces
+    # Who has no room is not on the way; deploy says what is missing there.
+    refuse_too_much(store.workdir, sum(int(request["items"][number][3]) for number in lacks))
     seen = leave_mark(store.own, request["run"], request["index"])
     # Of those that share a disk the first one is on the way.
     awaited = lacks and request["secret"] and not any(index < request["index"] for index in seen)

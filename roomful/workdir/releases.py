@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 
 from roomful.workdir.files import Refusal, home_path, kind_of, listed, lstat, raw, remove, serve, shown, text
 from roomful.workdir.marks import leave_mark
+from roomful.workdir.space import free_bytes
 
 
 class Item(NamedTuple):
@@ -155,7 +156,7 @@ class Store:
 
 
 def check(request: dict[str, Any]) -> dict[str, Any]:
-    """Say what is there: whether SOURCE is current already, whose disk this is, which pushes were cut."""
+    """Say what is there: whether SOURCE is current, whose disk this is and what fits on it, which pushes were cut."""
     store = Store(request["workdir"], request["dest"], request["key"])
     store.make()
     seen = leave_mark(store.own, request["run"], request["index"])
@@ -169,6 +170,7 @@ def check(request: dict[str, Any]) -> dict[str, Any]:
         "seen": seen,
         "release": name,
         "directory": text(store.directory),
+        "free": free_bytes(store.staging),
         "stagings": [text(staging) for staging in listed(store.staging)],
     }
 

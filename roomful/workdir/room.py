@@ -1,4 +1,7 @@
-"""Find out whether there is room for what is still to come: rsync at times loses the message that says so."""
+"""Find out whether there is room for what is to come, before it is sent; and what is full where it failed.
+
+rsync at times loses the message that says so.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,18 @@ from typing import Any
 
 from roomful.workdir.files import lstat, raw, serve
 from roomful.workdir.releases import Store
+from roomful.workdir.space import refuse_too_much
 
 
 def find_room(request: dict[str, Any]) -> dict[str, Any]:
-    """Take as many bytes of the disk as the missing files have, and give them back; OSError tells what is full."""
+    """Take as many bytes of the disk as the missing files have, and give them back; OSError tells what is full.
+
+    With ``held``, the pushes that were cut and will be taken up, nothing has been sent yet, and nothing is taken.
+    """
     store = Store(request["workdir"], request["dest"], request["key"])
+    if "held" in request:
+        refuse_too_much(store.workdir, _to_come(store, request))
+        return {}
     staged = os.path.join(store.staging, raw(request["staging"]))
     missing = 0
     for path, kind, _, size, _ in request["items"]:
@@ -27,6 +37,22 @@ def find_room(request: dict[str, Any]) -> dict[str, Any]:
         os.close(handle)
         os.unlink(probe)
     return {}
+
+
+def _to_come(store: Store, request: dict[str, Any]) -> int:
+    """Return how many bytes come at least: what is in the current release already, or was pushed, may not come."""
+    record = store.record(store.current())
+    known = record.items if record else {}
+    held = [os.path.join(store.staging, raw(name)) for name in request["held"]]
+    total = 0
+    for name, kind, _, size, content in request["items"]:
+        path = raw(name)
+        item = known.get(path)
+        if kind != "file" or (item is not None and item.content == content):
+            continue
+        found = (lstat(os.path.join(folder, path)) for folder in held)
+        total += 0 if any(info is not None and info.st_size == size for info in found) else size
+    return total
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import pytest
 from roomful.deploy import controller_name
 from roomful.lab import Lab
 from roomful.state import ProjectState
-from tests.support.lab import LabFactory, lab, settings_for, ssh
+from tests.support.lab import LabFactory, as_root, lab, settings_for, ssh
 from tests.support.workdirs import make_tree, read_tree
 
 __all__ = ["lab"]
@@ -52,6 +52,11 @@ def rows(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
 
 def test_a_full_disk_is_named_and_the_old_version_stays(lab: LabFactory, inv: Inv, tmp_path: Path) -> None:
     room = lab(count=1, rootless=False, disk=24 * 2**20)
+    # A filesystem of which nothing is known: what fits there is only found out by writing.
+    layers = "/home/student/.layers"
+    options = f"lowerdir={layers}/low,upperdir={layers}/up,workdir={layers}/work"
+    make = f"mkdir -p {layers}/low {layers}/up {layers}/work full; chown -R student: {layers} full"
+    as_root(room, "lab01", f"cd /home/student; {make}; mount -t overlay overlay -o {options} full")
     make_tree(tmp_path / "resources", {"run.py": "one"})
     assert inv(room, "deploy", workdir="~/full").returncode == 0
     (tmp_path / "resources" / "run.py").write_text("two")
@@ -75,6 +80,34 @@ def test_a_full_disk_is_named_and_the_old_version_stays(lab: LabFactory, inv: In
     assert ssh(room, "lab01", f"cat full/run.py; ls full {staging}").stdout == (
         f"twofull:\nmedium\nrun.py\n\n{staging}:\n"
     )
+
+
+@pytest.mark.parametrize("relay", ["off", "chain"])
+def test_a_disk_that_is_too_small_is_named_before_anything_is_sent(
+    lab: LabFactory, inv: Inv, tmp_path: Path, relay: str
+) -> None:
+    room = lab(count=3, rootless=False, disk=32 * 2**20)
+    workdir = f"~/small-{relay}"
+    make_tree(tmp_path / "resources", {"run.py": "one"})
+    (tmp_path / "resources" / "kept").write_bytes(os.urandom(8_000_000))
+    assert inv(room, "deploy", workdir=workdir).returncode == 0
+    assert ssh(room, "lab02", "head -c 18000000 /dev/zero > filler").returncode == 0
+    (tmp_path / "resources" / "big").write_bytes(os.urandom(9_000_000))
+    done = inv(room, "deploy", "--relay", relay, "--json", workdir=workdir)
+    assert done.returncode == 1
+    first, second, third = rows(done)
+    assert (first["status"], third["status"]) == ("ok", "ok")
+    assert (second["status"], second["reason"]) == ("failed", "disk-full")
+    # No relay was led there either.
+    assert "by rsync from here" not in done.stderr
+    # What is there already is not counted.
+    assert f"/home/student/{workdir[2:]} needs 8.6 MiB more, and " in second["detail"]
+    assert ssh(room, "lab02", f"ls {workdir}").stdout.split() == ["kept", "run.py"]
+    assert ssh(room, "lab02", f"ls {workdir}/.roomful/deploy/top/staging").stdout == ""
+    assert ssh(room, "lab02", "rm filler").returncode == 0
+    assert inv(room, "deploy", "--relay", relay, workdir=workdir).returncode == 0
+    for host in room.hosts:
+        ssh(room, host.name, f"rm -rf {workdir}")
 
 
 def test_one_home_on_all_hosts(lab: LabFactory, inv: Inv, tmp_path: Path) -> None:
