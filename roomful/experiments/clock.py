@@ -39,8 +39,9 @@ class Clock:
         while True:
             with self._changed:
                 while not self._stopped and (not self._actions or self._actions[0][0] > time.monotonic()):
-                    wait = self._actions[0][0] - time.monotonic() if self._actions else None
-                    self._changed.wait(wait if wait is None else max(0.0, wait))
+                    wait = self._actions[0][0] - time.monotonic() if self._actions else threading.TIMEOUT_MAX
+                    # A time-out may be infinite.
+                    self._changed.wait(min(max(0.0, wait), threading.TIMEOUT_MAX))
                 if self._stopped:
                     return
                 _, _, action = heapq.heappop(self._actions)

@@ -8,7 +8,7 @@ import fcntl
 import io
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from roomful.errors import InputError
 from roomful.experiments import csv_columns
@@ -108,6 +108,8 @@ class CSVGenerator:
                 elif first != self.header:
                     why = f"it has {first}, the row {self.header}"
                     raise ExperimentFailed("the file has other columns", where=name, why=why, fix="write to another")
+                elif _lacks_newline(file):
+                    file.write("\n")
                 file.write(f"{_line(row.values())}\n")
         except OSError as error:
             raise ExperimentFailed("cannot write the file", where=name, why=error.strerror or str(error)) from error
@@ -122,6 +124,13 @@ class CSVGenerator:
             return
         self._recorded = True
         record(row, None)
+
+
+def _lacks_newline(file: IO[str]) -> bool:
+    """Whether the last line has no end: an editor left it so, and the next row must not become part of it."""
+    fd = file.fileno()
+    size = os.fstat(fd).st_size
+    return size > 0 and os.pread(fd, 1, size - 1) != b"\n"
 
 
 def _flat(items: Iterable[Any]) -> Iterator[Any]:

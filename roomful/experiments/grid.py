@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from roomful.errors import InputError
@@ -27,7 +27,7 @@ class ComputedParam:
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
         ]
 
-    def values(self, axis: str, earlier: dict[str, Any]) -> list[Any]:
+    def values(self, axis: str, earlier: dict[str, Any]) -> Sequence[Any]:
         """Return the axis's values after these of the earlier axes."""
         missing = [name for name in self._needed if name not in earlier]
         if missing:
@@ -45,7 +45,7 @@ class ParameterGrid:
     """
 
     def __init__(self, **axes: Any) -> None:
-        self._axes = {
+        self._axes: dict[str, Any] = {
             name: values if isinstance(values, ComputedParam) else _values(values) for name, values in axes.items()
         }
 
@@ -72,7 +72,7 @@ class ParameterGrid:
         """Count the combinations, up to ``most`` where counting would take long."""
         if any(isinstance(values, ComputedParam) for values in self._axes.values()):
             return sum(1 for _ in zip(range(most), self, strict=False))
-        return math.prod(max(1, len(values)) for values in self._axes.values() if isinstance(values, list))
+        return math.prod(max(1, len(values)) for values in self._axes.values())
 
     def get(self) -> Iterator[tuple[dict[str, Any], str]]:
         """Yield each combination with its name."""
@@ -85,8 +85,10 @@ def label(params: dict[str, Any]) -> str:
     return "_".join(f"{name}={value}" for name, value in params.items())
 
 
-def _values(values: Any) -> list[Any]:
+def _values(values: Any) -> Sequence[Any]:
     if isinstance(values, str | bytes | dict) or not isinstance(values, Iterable):
         return [values]
+    if isinstance(values, range):
+        return values  # however long: whoever wrote it is asked before that is unfolded
     # A set's own order changes from run to run.
     return sorted(values, key=repr) if isinstance(values, set | frozenset) else list(values)

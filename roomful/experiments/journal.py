@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,29 @@ from roomful.errors import RoomfulError
 from roomful.experiments.registry import Experiment
 from roomful.state import private_directory
 
-VERSION = 1
+VERSION = 2
 #: distexprunner's file, in the folder from which it was called.
 OLD_NAME = ".distexprunner"
 
 
-def key_of(experiment: Experiment) -> str:
-    """Return what identifies an experiment from one run to the next: file, function, parameters, repetition."""
+def key_of(experiment: Experiment, root: Path) -> str:
+    """Return what identifies an experiment from one run to the next.
+
+    That is its file's path from ``root`` on, function, parameters, repetition, and which of several it is that have
+    all this in common.
+    """
     registration = experiment.registration
-    return _key(f"{registration.group}__{registration.name}", experiment.params, experiment.repetition)
+    file = os.path.relpath(registration.file, root)
+    return text_of([file, registration.name, experiment.repetition, experiment.occurrence], experiment.params)
 
 
-def _key(name: str, params: Mapping[str, Any], repetition: int = 1) -> str:
-    return json.dumps([name, params, repetition], sort_keys=True, default=_stable)
+def text_of(names: Sequence[object], params: Mapping[str, Any]) -> str:
+    """Write names and parameters as one text, the same in every run."""
+    try:
+        return json.dumps([names, params], sort_keys=True, default=_stable)
+    except (TypeError, ValueError, RecursionError):
+        # JSON has neither keys of other types than text nor lists that hold themselves.
+        return json.dumps([names, _stable(params)])
 
 
 def _stable(value: Any) -> str:
@@ -40,13 +50,18 @@ class Journal:
     def __init__(self, path: Path, old: Path | None = None) -> None:
         """Read it; ``old`` is distexprunner's file. Raises RoomfulError where it cannot be read."""
         self.path = path
+        # The project: its files keep their names when it moves.
+        self._root = path.parent.parent.resolve()
         self._finished: set[str] = set()
+        #: Whatever this file says something of, and what only distexprunner's says.
+        self._known: set[str] = set()
+        self._old: set[str] = set()
         #: The seed of the last run.
         self.seed: int | None = None
         for line in _lines(old) if old else ():
             entry = _document(line)
             if isinstance(entry.get("name"), str) and isinstance(entry.get("params"), dict):
-                self._finished.add(_key(entry["name"], entry["params"]))
+                self._old.add(text_of([entry["name"]], entry["params"]))
         for line in _lines(path):
             self._apply(_document(line))
 
@@ -57,6 +72,7 @@ class Journal:
             self.seed = entry["seed"]
         key = entry.get("key")
         if isinstance(key, str):
+            self._known.add(key)
             if entry.get("status") == "ok":
                 self._finished.add(key)
             else:
@@ -64,7 +80,13 @@ class Journal:
 
     def finished(self, experiment: Experiment) -> bool:
         """Tell whether it has succeeded since it was last asked for anew."""
-        return key_of(experiment) in self._finished
+        key = key_of(experiment, self._root)
+        return key in self._finished or (key not in self._known and self._finished_before(experiment))
+
+    def _finished_before(self, experiment: Experiment) -> bool:
+        """Tell whether distexprunner has finished it."""
+        names = [f"{experiment.registration.group}__{experiment.registration.name}"]
+        return experiment.repetition == 1 and text_of(names, experiment.params) in self._old
 
     def skips(self, experiment: Experiment) -> bool:
         """Tell whether ``--resume`` leaves it out."""
@@ -74,13 +96,13 @@ class Journal:
         """Note that a run begins; one that does not resume forgets that these were finished."""
         entries: list[dict[str, Any]] = [{"seed": seed, "began": time.time()}]
         if not resume:
-            keys = [key_of(experiment) for experiment in experiments]
-            entries += [{"key": key, "status": "again"} for key in keys if key in self._finished]
+            again = [key_of(experiment, self._root) for experiment in experiments if self.finished(experiment)]
+            entries += [{"key": key, "status": "again"} for key in again]
         self._append(entries)
 
     def add(self, experiment: Experiment, status: str, detail: str = "") -> None:
         """Note how an experiment ended, on disk before this returns."""
-        entry = {"key": key_of(experiment), "name": experiment.name, "status": status, "detail": detail}
+        entry = {"key": key_of(experiment, self._root), "name": experiment.name, "status": status, "detail": detail}
         self._append([{**entry, "ended": time.time()}])
 
     def _append(self, entries: list[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from roomful.errors import InputError, RoomfulError
 from roomful.experiments import aliases, version1
 from roomful.experiments.logs import logger
+from roomful.experiments.plan import MANY
 from roomful.experiments.registry import Registration, Registry
 from roomful.experiments.servers import loading_settings
 from roomful.settings import Settings
@@ -116,8 +117,8 @@ class Loader:
         self._number += 1
         name = f"{PREFIX}{self._number}_{file.stem}"
         spec = importlib.util.spec_from_file_location(name, file)
-        assert spec
-        assert spec.loader
+        if spec is None or spec.loader is None:
+            raise InputError("is no Python file", where=str(file), fix="experiment files' names end in .py")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         before = len(self._registry.registrations)
@@ -126,6 +127,9 @@ class Loader:
                 spec.loader.exec_module(module)
                 if self._compatibility_mode:
                     version1.register_module(module, file.stem)
+                for registration in self._registry.registrations[before:]:
+                    # Whatever computes parameters is called, as long as that does not take long.
+                    registration.count(MANY + 1)
             except (Exception, SystemExit) as error:
                 del self._registry.registrations[before:]
                 logger.error("%s cannot be loaded\n%s", file, _traceback(error, file))

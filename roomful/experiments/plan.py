@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from roomful.experiments.journal import text_of
 from roomful.experiments.registry import Experiment, Registration
 
 #: More experiments than this are asked about.
@@ -36,13 +39,21 @@ def make_plan(registrations: Sequence[Registration], pattern: str = "", seed: in
     """
     chosen_seed = random.SystemRandom().randrange(1 << 32) if seed is None else seed
     experiments: list[Experiment] = []
+    known = Counter[str]()
     for number, registration in enumerate(registrations):
-        found = list(registration.experiments())
+        found = [_told_apart(one, known) for one in registration.experiments()]
         if registration.repeat > 1:
             # Each by its own sequence: adding an experiment does not change the order of the others.
             random.Random(f"{chosen_seed} {registration.group} {registration.name} {number}").shuffle(found)
         experiments += [one for one in found if registration.run_always or matches(one, pattern)]
     return Plan(tuple(experiments), chosen_seed)
+
+
+def _told_apart(experiment: Experiment, known: Counter[str]) -> Experiment:
+    names = [experiment.registration.file, experiment.registration.name, experiment.repetition]
+    text = text_of(names, experiment.params)
+    known[text] += 1
+    return experiment if known[text] == 1 else dataclasses.replace(experiment, occurrence=known[text])
 
 
 def matches(experiment: Experiment, pattern: str) -> bool:

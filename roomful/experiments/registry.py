@@ -16,6 +16,9 @@ from roomful.experiments.servers import ServerList
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+#: To call what one of these is true of runs nothing of it.
+_RUN_NOTHING = (inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
 
 @dataclass(frozen=True)
 class Registration:
@@ -50,11 +53,15 @@ class Registration:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One thing to run: a function with its parameters, the ``repetition``-th time."""
+    """One thing to run: a function with its parameters, the ``repetition``-th time.
+
+    ``occurrence`` tells those apart that a file registers several times alike.
+    """
 
     registration: Registration
     params: dict[str, Any] = field(hash=False, default_factory=dict)
     repetition: int = 1
+    occurrence: int = 1
 
     @property
     def name(self) -> str:
@@ -119,6 +126,11 @@ def reg_exp(
     def register(function: F) -> F:
         if not callable(function):
             raise InputError(f"@reg_exp is for functions, not {function!r}", where=where)
+        if any(is_such(function) for is_such in _RUN_NOTHING):
+            why = "to call it runs nothing: it is a generator or async"
+            raise InputError(
+                f"@reg_exp cannot run {function.__name__}", where=where, why=why, fix="write a plain def"
+            )
         registry = _collecting.get()
         if registry is not None:
             registry.registrations.append(

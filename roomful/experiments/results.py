@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
+import fcntl
 import hashlib
 import io
 import json
@@ -11,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,10 +60,10 @@ class Results:
 
     def add_row(self, experiment: Experiment, row: Mapping[str, str], path: str | None) -> None:
         """Take one row of a CSVGenerator, and the file that it goes to."""
-        params = {name: str(value) for name, value in experiment.params.items()}
         line = {"experiment": experiment.name, "file": experiment.registration.group}
         line["repetition"] = str(experiment.repetition)
-        line |= params
+        for name, value in experiment.params.items():
+            line[f"param.{name}" if name in line else name] = str(value)
         for name, value in row.items():
             # A command may print a column of the same name as a parameter, or one of ours.
             line[name if line.get(name, value) == value else f"row.{name}"] = value
@@ -86,7 +88,7 @@ class Results:
             "run": self.provenance.run,
             "experiment": experiment.name,
             "file": experiment.registration.file,
-            "params": experiment.params,
+            "params": {name: _plain(value) for name, value in experiment.params.items()},
             "repetition": experiment.repetition,
             "seed": self.provenance.seed,
             "command_line": self.provenance.command_line,
@@ -135,15 +137,27 @@ class Results:
     def _write_beside(self, file: str) -> None:
         """Put ``FILE.provenance.json`` beside a file: one entry for each run that wrote to it."""
         path = Path(f"{file}.provenance.json")
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-            runs = [run for run in document["runs"] if run.get("run") != self.provenance.run]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            runs = []
         with self._lock:
             names = list(self._files[file])
-        runs.append({**self.provenance.document(), "results": str(self.folder), "experiments": names})
-        _write_json(path, {"version": VERSION, "file": os.path.basename(file), "runs": runs})
+        with _locked(path.parent):
+            try:
+                document = json.loads(path.read_text(encoding="utf-8"))
+                runs = [run for run in document["runs"] if run.get("run") != self.provenance.run]
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                runs = []
+            runs.append({**self.provenance.document(), "results": str(self.folder), "experiments": names})
+            _write_json(path, {"version": VERSION, "file": os.path.basename(file), "runs": runs})
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Let other runs wait that write to files in this folder; where it cannot be locked, nobody waits."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, fd)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
 
 
 def _new_folder(parent: Path, name: str) -> Path:
@@ -165,6 +179,14 @@ def _file_name(name: str) -> str:
 
 def _write_json(path: Path, document: Any) -> None:
     write_text_atomically(path, json.dumps(document, indent=1, default=str) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold: keys of other types than text, and lists that hold themselves, it cannot."""
+    try:
+        return json.loads(json.dumps(value, default=str))
+    except (TypeError, ValueError, RecursionError):
+        return repr(value)
 
 
 def _writable(text: str) -> str:

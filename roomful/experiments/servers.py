@@ -31,7 +31,7 @@ CHUNK = 1 << 18
 _SEND = """\
 umask 077
 target=$1
-case $target in "~/"*) target=$HOME/${target#"~/"};; esac
+case $target in "~/"*) target=$HOME/${target#"~/"};; -*) target=./$target;; esac
 [ -d "$target" ] && target=${target%/}/$4
 part=$target.part.$$
 trap 'rm -f "$part"' EXIT

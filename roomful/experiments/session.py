@@ -135,7 +135,7 @@ class Session:
                 remaining = None if deadline is None else deadline - time.monotonic()
                 if remaining is not None and remaining <= 0:
                     return False
-                self.changed.wait(remaining)
+                self.changed.wait(None if remaining is None else min(remaining, threading.TIMEOUT_MAX))
 
     @property
     def in_handler(self) -> bool:

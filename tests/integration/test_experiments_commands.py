@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import signal
 import stat
@@ -132,6 +133,18 @@ def test_kill_and_expected_signals_are_no_failures(perform: Perform) -> None:
     ok(perform(experiment))
 
 
+def test_an_infinite_time_out_does_not_stop_the_others(perform: Perform) -> None:
+    def experiment(servers: ServerList) -> None:
+        # Nothing else may wake up who waits for the second.
+        servers[0].run_cmd("sleep 100", timeout=math.inf)
+        servers[0].run_cmd("sleep 100", timeout=1e300)
+        sleep(0.5)
+        assert servers[1].run_cmd("sleep 20", timeout=0.5).wait() is ReturnCode.TIMEOUT
+        assert servers[1].run_cmd("sleep 20", timeout=0.5).wait() is ReturnCode.TIMEOUT
+
+    ok(perform(experiment))
+
+
 def test_a_timeout_kills_the_command_and_says_so(perform: Perform) -> None:
     mark = new_mark()
 
@@ -206,12 +219,13 @@ def test_send_file_keeps_mode_and_bytes(perform: Perform, tmp_path: Path) -> Non
         servers.cd(str(target))
         servers[0].send_file(source, ".")
         servers[0].send_file(str(source), "~/at-home")
+        servers[0].send_file(source, "-r")
         servers[0].run_cmd("cmp ~/at-home copy && cmp copy 'a program.sh' && rm ~/at-home").wait()
 
     ok(perform(experiment))
     assert (target / "copy").read_bytes() == source.read_bytes()
     assert stat.S_IMODE((target / "copy").stat().st_mode) == 0o750
-    assert sorted(path.name for path in target.iterdir()) == ["a program.sh", "copy"]
+    assert sorted(path.name for path in target.iterdir()) == ["-r", "a program.sh", "copy"]
 
     def nowhere(servers: ServerList) -> None:
         servers[0].send_file(source, "/no/such/folder/copy")

@@ -115,6 +115,14 @@ def grid(servers, a):
     assert project.statuses("exp.py", "--resume")["grid__a=3"] == "skipped"
 
 
+def test_resume_tells_files_of_the_same_name_apart(project: Experiments) -> None:
+    for folder in ("a", "b"):
+        project.write(f"{folder}/exp.py", "@reg_exp(servers=servers[:1])\ndef exp(servers): pass\n")
+    assert project.statuses("a/exp.py") == {"exp": "ok"}
+    assert project.statuses("b/exp.py", "--resume") == {"exp": "ok"}
+    assert project.statuses("a", "--resume") == {"exp": "skipped"}
+
+
 def test_the_first_failure_ends_the_run_unless_told_to_keep_going(project: Experiments) -> None:
     project.write(
         "exp.py",

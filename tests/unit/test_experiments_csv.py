@@ -121,6 +121,13 @@ def test_a_file_with_other_columns_is_left_as_it_is(tmp_path: Path) -> None:
         fed(X).write(tmp_path / "none" / "results.csv")
 
 
+def test_a_row_does_not_become_part_of_a_line_without_end(tmp_path: Path) -> None:
+    path = tmp_path / "edited.csv"
+    path.write_text("x\n1")
+    fed(X).write(path)
+    assert path.read_text().split() == ["x", "1", "1.5"]
+
+
 def test_results_of_a_run(tmp_path: Path) -> None:
     from roomful.experiments import ParameterGrid, ServerList
     from roomful.experiments.provenance import Provenance

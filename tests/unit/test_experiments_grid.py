@@ -76,6 +76,12 @@ def test_a_huge_product_is_counted_without_being_made() -> None:
     assert ParameterGrid(**{f"p{number}": range(1000) for number in range(10)}).count(10) == 10**30
 
 
+def test_a_huge_axis_is_counted_without_being_made() -> None:
+    grid = ParameterGrid(a=range(10**15))
+    assert grid.count(10) == 10**15
+    assert next(iter(grid)) == {"a": 0}
+
+
 def test_update_makes_another_grid() -> None:
     grid = ParameterGrid(a=[1], b=[2])
     assert names(grid.update(a=[5, 6], c=3)) == ["a=5_b=2_c=3", "a=6_b=2_c=3"]

@@ -92,8 +92,13 @@ def test_neighbours_are_loaded_once_for_a_folder(tmp_path: Path, load: Callable[
         (HEAD + "ServerList(servers, Server('a', 'b'))\n", r"broken.py:3: server id 'a' twice"),
         (HEAD + "servers['b']\n", r"broken.py:3: no server 'b'; there are: a"),
         (HEAD + "Console('x')\n", r"broken.py:3: bad format 'x'"),
+        (
+            HEAD + "grid = ParameterGrid(a=[1, 0], b=ComputedParam(lambda a: 1 // a))\n"
+            "@reg_exp(servers=servers, params=grid)\ndef broken(servers, a, b): pass\n",
+            r"broken.py:3: an error in the experiment file: ZeroDivisionError",
+        ),
     ],
-    ids=["error", "syntax", "import", "exit", "duplicate id", "unknown server", "handler"],
+    ids=["error", "syntax", "import", "exit", "duplicate id", "unknown server", "handler", "computed parameter"],
 )
 def test_a_broken_file_is_named_with_the_line(
     tmp_path: Path, load: Callable[..., list[str]], text: str, message: str, caplog: pytest.LogCaptureFixture
@@ -104,6 +109,12 @@ def test_a_broken_file_is_named_with_the_line(
     assert "Traceback" in caplog.text or "SyntaxError" in caplog.text
     assert "importlib" not in caplog.text
     assert load("broken.py", "good.py", keep_going=True)[0] == "good:good"
+
+
+def test_a_file_that_is_no_python_is_refused(tmp_path: Path, load: Callable[..., list[str]]) -> None:
+    (tmp_path / "notes.txt").write_text("hello\n")
+    with pytest.raises(InputError, match=r"notes.txt: is no Python file; experiment files' names end in .py"):
+        load("notes.txt")
 
 
 def test_a_file_that_fails_half_way_registers_nothing(tmp_path: Path, load: Callable[..., list[str]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,26 @@ def test_only_functions_are_experiments() -> None:
         reg_exp(servers=SERVERS)(3)  # type: ignore[type-var]
 
 
+async def waits(servers: ServerList) -> None:
+    """Run nothing when it is called."""
+
+
+def yields(servers: ServerList) -> Iterator[None]:
+    """Run nothing when it is called."""
+    yield
+
+
+async def both(servers: ServerList) -> AsyncIterator[None]:
+    """Run nothing when it is called."""
+    yield
+
+
+@pytest.mark.parametrize("function", [waits, yields, both])
+def test_what_would_seem_to_succeed_without_having_run_is_refused(function: Callable[..., Any]) -> None:
+    with pytest.raises(InputError, match=f"cannot run {function.__name__}: to call it runs nothing"):
+        reg_exp(servers=SERVERS)(function)
+
+
 class TestJournal:
     """What --resume goes by."""
 
@@ -161,3 +181,31 @@ class TestJournal:
         for experiment in make()[:2]:
             journal.add(experiment, "ok")
         assert [Journal(tmp_path / "j.jsonl").finished(experiment) for experiment in make()] == [True, True, False]
+
+    @pytest.mark.parametrize(
+        "axis",
+        [[1, 1], [lambda: 1, lambda: 2], [{1: "a", "b": 2}, {(1, 2): 3}], [{1: 2}, {"1": 2}]],
+        ids=["twice the same", "functions", "keys that JSON does not have", "keys that JSON takes for the same"],
+    )
+    def test_experiments_that_look_alike_are_told_apart(self, tmp_path: Path, axis: list[Any]) -> None:
+        journal = Journal(tmp_path / "j.jsonl")
+        journal.add(self.experiments(a=axis)[0], "ok")
+        again = Journal(tmp_path / "j.jsonl")
+        assert [again.finished(experiment) for experiment in self.experiments(a=axis)] == [True, False]
+
+    def test_what_a_filter_leaves_out_is_counted(self, tmp_path: Path) -> None:
+        alike = registry({}, {}).registrations
+        for registration in alike:
+            registration.function.__name__ = "same"
+        journal = Journal(tmp_path / "j.jsonl")
+        first, second = make_plan(alike, "*").experiments
+        journal.add(second, "ok")
+        assert [journal.finished(one) for one in (first, second)] == [False, True]
+
+    def test_a_list_that_holds_itself_is_a_parameter_like_others(self, tmp_path: Path) -> None:
+        endless: list[Any] = []
+        endless.append(endless)
+        (one,) = self.experiments(a=[endless])
+        journal = Journal(tmp_path / "j.jsonl")
+        journal.add(one, "ok")
+        assert journal.finished(one)
