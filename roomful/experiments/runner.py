@@ -58,6 +58,8 @@ class Runner:
         self._lock = threading.Lock()
         self._warm = WarmHosts(settings)
         self._stopping = False
+        #: Set when everything is to end: no attempt begins any more.
+        self._ending = threading.Event()
         self.interrupted = False
 
     def run(self, plan: Plan, on_progress: OnProgress | None = None) -> list[Result]:
@@ -106,6 +108,7 @@ class Runner:
 
     def _end_all(self) -> None:
         with self._lock:
+            self._ending.set()
             sessions = list(self._sessions)
         for session in sessions:
             session.abort(Interrupted())
@@ -179,7 +182,8 @@ class Runner:
                     raise ExperimentFailed(f"asked for more than {most} restarts")
                 restarts += 1
                 logger.warning("%s asks for a restart (number %d)", experiment.name, restarts)
-                time.sleep(RESTART_PAUSE)
+                if self._ending.wait(RESTART_PAUSE):
+                    raise Interrupted()
         except KeyboardInterrupt:
             status, detail = "interrupted", ""
         except RoomfulError as error:
@@ -224,11 +228,13 @@ class Runner:
 
     @contextlib.contextmanager
     def _entered(self, session: Session, experiment: Experiment) -> Iterator[None]:
+        with self._lock:
+            if self._ending.is_set():
+                raise Interrupted()
+            self._sessions.add(session)
         for server in experiment.servers:
             server.bind(session, experiment.servers.working_directory or "")
         session.enter()
-        with self._lock:
-            self._sessions.add(session)
         try:
             yield
         finally:

@@ -83,3 +83,27 @@ def test_a_cut_network_leaves_nothing_running_after_5_seconds(lab: LabFactory, t
         labs.heal(found.name, "lab01")
         process.kill()
         process.communicate()
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_ctrl_c_between_two_attempts_begins_no_other(project: Experiments, jobs: str) -> None:
+    project.write(
+        "exp.py",
+        """
+@reg_exp(servers=servers[:1])
+def exp(servers):
+    with open('attempts', 'a') as file:
+        file.write('one\\n')
+    return Action.RESTART
+""",
+    )
+    process = project.start("exp.py", "--jobs", jobs)
+    assert process.stderr
+    seen = ""
+    while "asks for a restart" not in seen:
+        seen = process.stderr.readline()
+        assert seen
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, "exp         interrupted" in out) == (130, True), out + err
+    assert (project.folder / "attempts").read_text() == "one\n"

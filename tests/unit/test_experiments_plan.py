@@ -121,16 +121,17 @@ def test_what_would_seem_to_succeed_without_having_run_is_refused(function: Call
         reg_exp(servers=SERVERS)(function)
 
 
+def experiments(**axes: Any) -> tuple[Experiment, ...]:
+    grid = {"params": ParameterGrid(**axes)} if axes else {}
+    return make_plan(registry(grid).registrations).experiments
+
+
 class TestJournal:
     """What --resume goes by."""
 
-    def experiments(self, **axes: Any) -> tuple[Experiment, ...]:
-        grid = {"params": ParameterGrid(**axes)} if axes else {}
-        return make_plan(registry(grid).registrations).experiments
-
     def test_parameters_are_part_of_what_is_finished(self, tmp_path: Path) -> None:
         journal = Journal(tmp_path / "j.jsonl")
-        one, two = self.experiments(a=[1, 2])
+        one, two = experiments(a=[1, 2])
         journal.begin((one, two), 7, resume=False)
         journal.add(one, "ok")
         journal.add(two, "failed", "because")
@@ -141,7 +142,7 @@ class TestJournal:
         assert (tmp_path / "j.jsonl").stat().st_mode & 0o777 == 0o644
 
     def test_a_run_that_does_not_resume_starts_anew_and_leaves_others_alone(self, tmp_path: Path) -> None:
-        one, two = self.experiments(a=[1, 2])
+        one, two = experiments(a=[1, 2])
         journal = Journal(tmp_path / "j.jsonl")
         for experiment in (one, two):
             journal.add(experiment, "ok")
@@ -153,7 +154,7 @@ class TestJournal:
         assert Journal(tmp_path / "j.jsonl").finished(two)
 
     def test_a_line_that_was_cut_off_costs_only_itself(self, tmp_path: Path) -> None:
-        one, two = self.experiments(a=[1, 2])
+        one, two = experiments(a=[1, 2])
         path = tmp_path / "j.jsonl"
         journal = Journal(path)
         journal.add(one, "ok")
@@ -162,7 +163,7 @@ class TestJournal:
         assert all(Journal(path).finished(experiment) for experiment in (one, two))
 
     def test_distexprunners_own_file_counts(self, tmp_path: Path) -> None:
-        one, two = self.experiments(a=[1, 2])
+        one, two = experiments(a=[1, 2])
         old = tmp_path / ".distexprunner"
         entry = {"name": "test_experiments_plan__exp0", "params": {"a": 1}}
         old.write_text(json.dumps(entry, sort_keys=True) + "\nnot json\n[1]\n")
@@ -176,36 +177,39 @@ class TestJournal:
         class Thing:
             pass
 
-        make: Callable[[], tuple[Experiment, ...]] = lambda: self.experiments(a=[Thing(), Path("x"), Path("y")])  # noqa: E731
+        make: Callable[[], tuple[Experiment, ...]] = lambda: experiments(a=[Thing(), Path("x"), Path("y")])  # noqa: E731
         journal = Journal(tmp_path / "j.jsonl")
         for experiment in make()[:2]:
             journal.add(experiment, "ok")
         assert [Journal(tmp_path / "j.jsonl").finished(experiment) for experiment in make()] == [True, True, False]
 
-    @pytest.mark.parametrize(
-        "axis",
-        [[1, 1], [lambda: 1, lambda: 2], [{1: "a", "b": 2}, {(1, 2): 3}], [{1: 2}, {"1": 2}]],
-        ids=["twice the same", "functions", "keys that JSON does not have", "keys that JSON takes for the same"],
-    )
-    def test_experiments_that_look_alike_are_told_apart(self, tmp_path: Path, axis: list[Any]) -> None:
-        journal = Journal(tmp_path / "j.jsonl")
-        journal.add(self.experiments(a=axis)[0], "ok")
-        again = Journal(tmp_path / "j.jsonl")
-        assert [again.finished(experiment) for experiment in self.experiments(a=axis)] == [True, False]
 
-    def test_what_a_filter_leaves_out_is_counted(self, tmp_path: Path) -> None:
-        alike = registry({}, {}).registrations
-        for registration in alike:
-            registration.function.__name__ = "same"
-        journal = Journal(tmp_path / "j.jsonl")
-        first, second = make_plan(alike, "*").experiments
-        journal.add(second, "ok")
-        assert [journal.finished(one) for one in (first, second)] == [False, True]
+@pytest.mark.parametrize(
+    "axis",
+    [[1, 1], [lambda: 1, lambda: 2], [{1: "a", "b": 2}, {(1, 2): 3}], [{1: 2}, {"1": 2}]],
+    ids=["twice the same", "functions", "keys that JSON does not have", "keys that JSON takes for the same"],
+)
+def test_experiments_that_look_alike_are_told_apart(tmp_path: Path, axis: list[Any]) -> None:
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.add(experiments(a=axis)[0], "ok")
+    again = Journal(tmp_path / "j.jsonl")
+    assert [again.finished(experiment) for experiment in experiments(a=axis)] == [True, False]
 
-    def test_a_list_that_holds_itself_is_a_parameter_like_others(self, tmp_path: Path) -> None:
-        endless: list[Any] = []
-        endless.append(endless)
-        (one,) = self.experiments(a=[endless])
-        journal = Journal(tmp_path / "j.jsonl")
-        journal.add(one, "ok")
-        assert journal.finished(one)
+
+def test_what_a_filter_leaves_out_is_counted(tmp_path: Path) -> None:
+    alike = registry({}, {}).registrations
+    for registration in alike:
+        registration.function.__name__ = "same"
+    journal = Journal(tmp_path / "j.jsonl")
+    first, second = make_plan(alike, "*").experiments
+    journal.add(second, "ok")
+    assert [journal.finished(one) for one in (first, second)] == [False, True]
+
+
+def test_a_list_that_holds_itself_is_a_parameter_like_others(tmp_path: Path) -> None:
+    endless: list[Any] = []
+    endless.append(endless)
+    (one,) = experiments(a=[endless])
+    journal = Journal(tmp_path / "j.jsonl")
+    journal.add(one, "ok")
+    assert journal.finished(one)
