@@ -13,8 +13,8 @@ def prepare() -> None:
     """Mend the streams of this process; does nothing to streams that are as usual."""
     # In the order of their numbers: the lowest that is free is taken.
     sys.stdin = _there(sys.stdin, "r")
-    sys.stdout = _whole(_there(sys.stdout, "w"))
-    sys.stderr = _whole(_there(sys.stderr, "w"))
+    sys.stdout = _lenient(_whole(_there(sys.stdout, "w")))
+    sys.stderr = _lenient(_whole(_there(sys.stderr, "w")))
 
 
 def _there(stream: Any, mode: str) -> Any:
@@ -37,6 +37,13 @@ def _whole(stream: Any) -> Any:
         return stream
     encoding, errors = stream.encoding, stream.errors
     return io.TextIOWrapper(io.BufferedWriter(stream.detach()), encoding, errors, line_buffering=True)
+
+
+def _lenient(stream: Any) -> Any:
+    """Let no letter that an encoding lacks be an error when all is done."""
+    if stream.errors == "strict" and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
+    return stream
 
 
 def give_up_stdout() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,8 +12,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from roomful.experiments.logs import logger
 from roomful.experiments.plan import Plan
 from roomful.remote.job import cpu_model
+
+#: Asking git may take so long: a large file that changed is read to its end.
+GIT_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -21,25 +26,52 @@ class Code:
 
     repository: str = ""
     commit: str = ""
-    dirty: bool = False
+    #: Whether files differ from the commit; None where git could not say.
+    dirty: bool | None = False
 
 
 def code_of(folder: Path) -> Code:
     """Ask git about the repository of a folder."""
-    top = _git(folder, "rev-parse", "--show-toplevel")
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not top or not commit:
+    try:
+        top = _git(folder, "rev-parse", "--show-toplevel")
+        commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    except _NoAnswer as error:
+        # No git, no repository, or none with a commit: nothing to wonder about.
+        if not re.search("not a git repository|Needed a single revision|No such file", str(error)):
+            logger.warning("the commit of %s is unknown: %s", folder, error)
         return Code()
-    return Code(top, commit, bool(_git(folder, "status", "--porcelain")))
+    try:
+        # Not to stand in the way of who works there.
+        return Code(top, commit, bool(_git(folder, "--no-optional-locks", "status", "--porcelain")))
+    except _NoAnswer as error:
+        logger.warning("whether files in %s differ from their commit is unknown: %s", top, error)
+        return Code(top, commit, None)
+
+
+class _NoAnswer(Exception):
+    """Say why git does not."""
 
 
 def _git(folder: Path, *arguments: str) -> str:
+    # In a hook, or wherever git runs us, its variables name a repository, which need not be the one of the folder.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
     try:
-        argv = ["git", "-C", str(folder), *arguments]
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=20, check=False)
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else ""
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=GIT_SECONDS,
+            env=variables,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise _NoAnswer(f"git did not end within {GIT_SECONDS:g} s") from None
+    except OSError as error:
+        raise _NoAnswer(error.strerror or str(error)) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise _NoAnswer(said[0] if said else f"git ended with {done.returncode}")
+    return done.stdout.decode(errors="replace").strip()
 
 
 def controller() -> dict[str, Any]:

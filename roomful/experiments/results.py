@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from roomful.errors import RoomfulError
 from roomful.experiments.provenance import Provenance, now
 from roomful.experiments.registry import Experiment
 from roomful.hosts import write_text_atomically
@@ -167,6 +168,8 @@ def _new_folder(parent: Path, name: str) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise RoomfulError("cannot make the folder", where=str(folder), why=error.strerror or "") from error
         return folder
     raise FileExistsError(parent / name)
 
