@@ -10,8 +10,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-#: The fixtures of the lab, of servers and of queues, for every test.
-pytest_plugins = ["tests.support.lab", "tests.support.queue_project", "tests.support.queues", "tests.support.server"]
+#: The fixtures of the lab, of servers, of queues and of workdirs, for every test.
+pytest_plugins = [f"tests.support.{name}" for name in ("lab", "queue_project", "queues", "server", "workdirs")]
 
 #: Where a missing program or right is a failure, not a reason to skip.
 IN_CI = bool(os.environ.get("CI"))

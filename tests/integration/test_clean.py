@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,30 +12,14 @@ from roomful.clean import clean
 from roomful.client_links import run_directory
 from roomful.clients import start_clients, stop_clients
 from roomful.deploy import Deployment, deploy
-from roomful.hosts import Host, resolve
-from roomful.lab import Lab
+from roomful.hosts import Host
 from roomful.server import Server
 from roomful.settings import Settings
-from tests.support.lab import settings_for
+from tests.support.deploying import hosts, settings, workdirs
 from tests.support.server import clean_up
 from tests.support.workdirs import make_tree, read_tree
 
-
-@pytest.fixture
-def settings(rootless_lab: Lab, tmp_path: Path, program: Callable[[str], str]) -> Settings:
-    program("rsync")
-    return settings_for(rootless_lab, tmp_path / "project", workdir=f"~/to clean {os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def hosts(settings: Settings) -> tuple[Host, ...]:
-    return resolve("lab", settings)
-
-
-@pytest.fixture
-def workdirs(rootless_lab: Lab, settings: Settings) -> list[Path]:
-    name = settings.workdir.removeprefix("~/")
-    return [rootless_lab.host_directory(host.name) / "home" / name for host in rootless_lab.hosts]
+__all__ = ["hosts", "settings", "workdirs"]
 
 
 @pytest.fixture

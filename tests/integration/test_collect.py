@@ -23,12 +23,13 @@ from roomful.lab import Lab
 from roomful.outcome import Outcomes
 from roomful.settings import Settings
 from roomful.wanted import Declared, Wanted
-from tests.support.lab import lab, rootless_lab, settings_for
+from tests.support.deploying import hosts, settings, workdirs_of
+from tests.support.lab import lab, rootless_lab
 from tests.support.processes import argv_of, children
 from tests.support.waiting import wait_until
 from tests.support.workdirs import make_tree, read_tree
 
-__all__ = ["lab", "rootless_lab"]
+__all__ = ["hosts", "lab", "rootless_lab", "settings"]
 
 ROOT = Path(__file__).parents[2]
 ODD_NAMES = [
@@ -46,21 +47,9 @@ ODD_NAMES = [
 
 
 @pytest.fixture
-def settings(rootless_lab: Lab, tmp_path: Path, program: Callable[[str], str]) -> Settings:
-    program("rsync")
-    return settings_for(rootless_lab, tmp_path / "project", workdir=f"~/w ork$'{os.urandom(4).hex()}")
-
-
-@pytest.fixture
-def hosts(settings: Settings) -> tuple[Host, ...]:
-    return resolve("lab", settings)
-
-
-@pytest.fixture
 def workdirs(rootless_lab: Lab, settings: Settings) -> list[Path]:
     """The hosts' workdirs, with something deployed and some outputs in them."""
-    name = settings.workdir.removeprefix("~/")
-    found = [rootless_lab.host_directory(host.name) / "home" / name for host in rootless_lab.hosts]
+    found = workdirs_of(rootless_lab, settings)
     source = make_tree(settings.root / "source", {"run.py": "code", "data/in": "in"})
     assert deploy(resolve("lab", settings), settings, Deployment(source)).not_ok == ()
     for index, workdir in enumerate(found):

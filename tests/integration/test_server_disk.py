@@ -1,4 +1,4 @@
-"""What lies on the server's disk: cut, damaged, gone; and a disk that is full."""
+"""The server's data: cut short, damaged, gone, or with no room left."""
 
 from __future__ import annotations
 

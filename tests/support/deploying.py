@@ -32,13 +32,18 @@ def hosts(settings: Settings) -> tuple[Host, ...]:
 
 @pytest.fixture
 def workdirs(rootless_lab: Lab, settings: Settings) -> list[Path]:
-    name = settings.workdir.removeprefix("~/")
-    return [rootless_lab.host_directory(host.name) / "home" / name for host in rootless_lab.hosts]
+    return workdirs_of(rootless_lab, settings)
 
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "a source", {"run.py": "one", "data/a": "a"})
+
+
+def workdirs_of(lab: Lab, settings: Settings) -> list[Path]:
+    """The workdirs of a lab's hosts, as folders of this machine."""
+    name = settings.workdir.removeprefix("~/")
+    return [lab.host_directory(host.name) / "home" / name for host in lab.hosts]
 
 
 def results(outcomes: Outcomes[Deployed]) -> list[str]:

@@ -59,20 +59,24 @@ def processes_of(folder: Path) -> dict[int, str]:
 
 
 def folder(project: Settings) -> Path:
+    """The server's folder."""
     return Path(project.server_directory)
 
 
 def start(project: Settings) -> ServerStatus:
+    """Start the server of a project that has none."""
     status, already = Server(project, None).start()
     assert not already
     return status
 
 
 def submit(project: Settings, *commands: str) -> None:
+    """Submit shell tasks."""
     with open_queue(project) as queue:
         queue.submit([TaskSpec(command=command) for command in commands])
 
 
 def commands(project: Settings) -> list[str]:
+    """The commands of all tasks that the queue has."""
     with open_queue(project) as queue:
         return [task.spec.command for task in queue.tasks()]

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roomful.manifest import scan
 from roomful.paths import key_of
 from roomful.workdir.commit import commit
@@ -15,6 +17,10 @@ from roomful.workdir.releases import check
 
 #: What a folder holds: text for a file, a Path for a link, None for an empty folder.
 Tree = Mapping[str, "str | Path | None"]
+
+#: Two versions of something to deploy.
+ONE: Tree = {"run.py": "one", "data/a": "a", "data/b": "b", "old/x": "x", "empty": None}
+TWO: Tree = {"run.py": "two", "data/a": "a", "data/c": "c", "new": "n"}
 
 
 def make_tree(folder: Path, tree: Tree) -> Path:
@@ -130,4 +136,10 @@ class Workdir:
         return commit(request)
 
 
-__all__ = ["Tree", "Workdir", "make_tree", "read_tree"]
+@pytest.fixture
+def workdir(tmp_path: Path) -> Workdir:
+    """A workdir to which nothing was deployed yet."""
+    return Workdir(tmp_path)
+
+
+__all__ = ["ONE", "TWO", "Tree", "Workdir", "make_tree", "read_tree"]

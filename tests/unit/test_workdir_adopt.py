@@ -17,11 +17,6 @@ from roomful.workdir.seed import Seed
 from tests.support.workdirs import Workdir
 
 
-@pytest.fixture
-def workdir(tmp_path: Path) -> Workdir:
-    return Workdir(tmp_path)
-
-
 def relayed(workdir: Workdir, tree: dict[str, Any], bring: list[str]) -> dict[str, Any]:
     """Return the request for a tree of which these files were relayed, and none pushed."""
     request = workdir.stage(tree)
