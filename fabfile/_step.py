@@ -1,7 +1,7 @@
 """What every task of Roomful is made with: one decorator, one guard that turns errors into exit codes.
 
 Invoke knows neither optional positional arguments nor ones that take several values, and it exits with 1 for a
-mistyped command line. ``@step(extra="paths")`` and the two small patches below add what the README promises.
+mistyped command line. ``@step(extra="paths")`` and the small patches below add what the README promises.
 """
 
 from __future__ import annotations
@@ -10,19 +10,23 @@ import contextlib
 import difflib
 import errno
 import functools
+import inspect
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+import textwrap
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from invoke import Collection, Context, Exit, Task
+from invoke import Collection, Context, Exit, Program, Task
+from invoke.env import Environment
 from invoke.exceptions import ParseError
 from invoke.parser import Argument
 from invoke.parser.parser import ParseMachine, Parser
+from invoke.terminals import pty_size
 
 from roomful.errors import RoomfulError
 from roomful.settings import Settings
@@ -111,8 +115,6 @@ def step(
     """
 
     def decorate(function: Callable[..., Any]) -> StepTask:
-        import inspect
-
         signature = inspect.signature(function)
         own = signature.parameters
         if "hosts" in own and "gateway" not in own:
@@ -164,13 +166,23 @@ def step(
 def guard(name: str) -> Iterator[None]:
     """Turn errors into one line and an exit code: the only place where that happens."""
     try:
-        yield
-        # What is still on its way is part of the task.
-        sys.stdout.flush()
+        with whole_output(f"inv {name}"):
+            yield
     except RoomfulError as error:
         raise Exit(f"inv {name}: {error}", code=error.exit_code) from error
     except KeyboardInterrupt:
         raise Exit(f"inv {name}: interrupted", code=130) from None
+
+
+@contextlib.contextmanager
+def whole_output(name: str) -> Iterator[None]:
+    """Write all that is printed before the block ends; raises Exit where stdout takes no more."""
+    try:
+        try:
+            yield
+        finally:
+            # Python would write the rest when all is over, and could not tell any more that it is lost.
+            sys.stdout.flush()
     except BrokenPipeError:
         # The reader of our output has gone (``| head``): end quietly, as other programs do.
         give_up_stdout()
@@ -180,7 +192,7 @@ def guard(name: str) -> Iterator[None]:
         if error.filename is not None or error.errno not in _UNWRITABLE:
             raise
         give_up_stdout()
-        raise Exit(f"inv {name}: cannot write the output: {error.strerror}", code=1) from error
+        raise Exit(f"{name}: cannot write the output: {error.strerror}", code=1) from error
 
 
 def settings_of(c: Context) -> Settings:
@@ -226,6 +238,16 @@ def _handle_extra(machine: ParseMachine, token: str) -> None:
         extra.set_value(token)
 
 
+def fitted(doc: str, columns: int) -> str:
+    """Break the paragraphs of a docstring anew so that they fit a terminal; what is indented stays as it is."""
+    paragraphs = []
+    for paragraph in inspect.cleandoc(doc).split("\n\n"):
+        indented = any(line.startswith(" ") for line in paragraph.splitlines())
+        broken = textwrap.fill(paragraph, max(columns, 20), break_long_words=False, break_on_hyphens=False)
+        paragraphs.append(paragraph if indented else broken)
+    return "\n\n".join(paragraphs)
+
+
 def _misread(parser: Parser, error: ParseError) -> str:
     """Say what of a command line means nothing, and what was perhaps meant."""
     found = re.fullmatch(r"No idea what '(.*)' is!", str(error), re.DOTALL)
@@ -260,6 +282,43 @@ def _parse_argv_with_code_2(parser: Parser, argv: list[str]) -> Any:
         raise Exit(f"inv: {value} is not a number; see inv --help TASK", code=2) from error
 
 
-# Invoke offers no hook for either; both patches change nothing for tasks that do not ask for it, and tests hold them.
+_path_set = Environment._path_set
+
+
+def _path_set_as_written(environment: Environment, key_path: Sequence[str], value: str) -> None:
+    """Leave what the environment says for `Settings` to judge.
+
+    Invoke would make what was there before of it, by rules of its own: "false" is true, "x" for a number a traceback.
+    """
+    if key_path[0] == "roomful":
+        environment.data.setdefault("roomful", {})[key_path[-1]] = value
+    else:
+        _path_set(environment, key_path, value)
+
+
+_parse_cleanup = Program.parse_cleanup
+
+
+def _parse_cleanup_as_promised(program: Program) -> None:
+    """Do what needs no task, as --list and --help TASK, with the exit codes that tasks have."""
+    asked = program.args.help.value
+    if asked in program.collection.task_names:
+        task = program.collection[asked]
+        task.__doc__ = fitted(task.__doc__ or "", pty_size()[0] - len(program.leading_indent) - 1)
+    try:
+        with whole_output("inv"):
+            _parse_cleanup(program)
+    except ParseError as error:
+        found = re.fullmatch(r"No idea what '(.*)' is!", str(error), re.DOTALL)
+        if not found:
+            raise
+        near = difflib.get_close_matches(found[1], program.parser.contexts, n=1)
+        meant = f"did you mean inv --help {near[0]}? " if near else ""
+        raise Exit(f"inv: there is no task {found[1]!r}; {meant}see inv --list", code=2) from error
+
+
+# Invoke offers no hook for these; the patches change nothing for tasks that do not ask for it, and tests hold them.
 ParseMachine.handle = _handle_extra  # type: ignore[method-assign, assignment]
 Parser.parse_argv = _parse_argv_with_code_2  # type: ignore[method-assign, assignment]
+Environment._path_set = _path_set_as_written  # type: ignore[method-assign, assignment]
+Program.parse_cleanup = _parse_cleanup_as_promised  # type: ignore[method-assign, assignment]

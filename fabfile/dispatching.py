@@ -181,9 +181,15 @@ def _state(row: dict[str, Any]) -> str:
 
 def _explain(rows: list[dict[str, Any]]) -> None:
     """Say of hosts that cannot be used why, where there is more to say than their state."""
+    from roomful.dispatch.choice import few
+    from roomful.dispatch.pool import NOT_YET
+
     for row in rows:
         if row["unusable"] != _state(row) != "ok":
             print(f"{row['host']}: {row['unusable']}", file=sys.stderr)
+    late = [row["host"] for row in rows if row["unusable"] == NOT_YET]
+    if late:
+        print(f"not waited for: {few(late)}; see what became of them with: inv load", file=sys.stderr)
 
 
 def _dispatcher(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +75,7 @@ def submit(
         inv submit tasks.txt --wait --mail-to me@example.org
     """
     from roomful import submission
-    from roomful.errors import InputError
+    from roomful.errors import InputError, TaskFileError
 
     from . import _notifying, _waiting
 
@@ -95,6 +97,9 @@ def submit(
         results=Path(results) if results else None,
         results_are_files=results_are_files,
     )
+    if file != "-" and not os.path.exists(file):
+        # Before the server is asked: who has none yet need not start it to learn this.
+        raise TaskFileError("cannot read the task file", where=file, why=os.strerror(errno.ENOENT))
     with open_queue(settings) as queue:
         source = sys.stdin.buffer if file == "-" else file
         sent = submission.submit(queue, source, settings, options, with_ids=wait)

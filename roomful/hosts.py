@@ -16,6 +16,7 @@ import difflib
 import ipaddress
 import os
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -138,7 +139,8 @@ def parse_line(text: str, where: str) -> Host | None:
     Raises HostListError.
     """
     if text.endswith("\r"):
-        fix = "convert the file: sed -i 's/\\r$//' FILE"
+        file = where.rpartition(":")[0] or "FILE"
+        fix = f"convert the file: sed -i 's/\\r$//' {shlex.quote(file)}"
         raise HostListError("the line ends with a carriage return (a Windows line end)", where=where, fix=fix)
     words = re.sub(r"(^|\s)#.*", "", text).split()
     if not words:
@@ -182,8 +184,8 @@ def read_host_list(path: Path) -> HostList:
     Raises HostListError with file and line for a line that cannot be read, a host that is there twice, or no host.
     """
     try:
-        # Not read_text(): it would turn a Windows line end into a plain one.
-        text = path.read_bytes().decode("utf-8")
+        # Not read_text(): it would turn a Windows line end into a plain one. Windows programs mark UTF-8 by a BOM.
+        text = path.read_bytes().decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise HostListError("not a text file", where=str(path), why=str(error)) from error
     except OSError as error:

@@ -120,7 +120,7 @@ def defaults() -> dict[str, Any]:
 def _checked(key: str, value: Any, kind: type) -> Any:
     where = f"roomful.{key}"
     if kind is bool:
-        # Invoke's environment loader hands over strings; its own rule calls only "" and "0" false.
+        # From the environment come words, as they were written.
         words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False, "": False}
         known = value if isinstance(value, bool) else words.get(str(value).lower())
         if known is None:

@@ -91,8 +91,8 @@ def why_none(hosts: Sequence[HostLoad], limits: Limits) -> str:
         reason = _summary(busy, limits) if host in busy else refusal(host, limits)
         reasons.setdefault(reason or "not chosen by the evaluation", []).append(host.host.label)
     if not reasons:
-        return f"{limits.on} is none of the dispatcher's hosts, which are {_few([host.host.label for host in hosts])}"
-    parts = [f"{_few(labels)}: {reason}" for reason, labels in reasons.items()]
+        return f"{limits.on} is none of the dispatcher's hosts, which are {few([host.host.label for host in hosts])}"
+    parts = [f"{few(labels)}: {reason}" for reason, labels in reasons.items()]
     more = sum(map(len, list(reasons.values())[MOST_REASONS:]))
     return "; ".join([*parts[:MOST_REASONS], *([f"and {more} more; see inv load"] if more else [])])
 
@@ -103,7 +103,8 @@ def _summary(busy: Sequence[HostLoad], limits: Limits) -> str:
     return f"load {' to '.join(dict.fromkeys([loads[0], loads[-1]]))} a CPU is above {limits.max_load:g}"
 
 
-def _few(labels: Sequence[str]) -> str:
+def few(labels: Sequence[str]) -> str:
+    """Name at most three hosts, and say how many more there are."""
     more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
     return f"{', '.join(labels[:3])}{more}"
 

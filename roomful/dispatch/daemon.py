@@ -158,10 +158,12 @@ class Dispatcher:
             self.end()
         elif request.verb == "load":
             self._house.pool.settle(SETTLE_SECONDS)
+            self._house.pool.gather()
             client.say(dsh.DATA, json.dumps(self._house.pool.rows()))
             client.finish(0)
         elif request.verb == "best":
             self._house.pool.settle(SETTLE_SECONDS)
+            self._house.pool.gather()
             try:
                 limits = Limits(max_load=request.number("max-load", float("inf")))
                 client.say(dsh.DATA, json.dumps(self._house.pool.promise(limits).label))

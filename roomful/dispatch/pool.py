@@ -29,6 +29,10 @@ HEARD_SECONDS = 2 * PERIOD_SECONDS
 #: How often is looked whom to ask or to connect: thrice a period, so that a host that is asked because its agent has
 #: fallen silent has a second left to answer.
 LOOK_SECONDS = PERIOD_SECONDS / 3
+#: State of a host whose first connection is neither there nor given up.
+NOT_YET = "not connected yet"
+#: Who wants to see all hosts waits for those that are slower than the first one to report at most so much longer.
+GATHER_SECONDS = 2.0
 
 
 class NoHost(Exception):
@@ -66,7 +70,7 @@ class Seat:
             ours=self.virtual.running,
             recent=self.virtual.recent(now),
             age=now - self.report.at if self.report else math.inf,
-            unusable="" if alive else self.failure or "not connected yet",
+            unusable="" if alive else self.failure or NOT_YET,
             turn=self.turn,
         )
 
@@ -92,6 +96,8 @@ class Pool:
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._turns = 0
+        #: When the first host reported.
+        self._first_report = math.inf
 
     def __enter__(self) -> Pool:
         threading.Thread(target=self._look_after, daemon=True, name="loads").start()
@@ -116,6 +122,15 @@ class Pool:
         """Wait until the first host has reported, or all have failed."""
         with self._changed:
             self._changed.wait_for(self._settled, timeout=seconds)
+
+    def gather(self) -> None:
+        """Wait until each host has reported or failed, at most `GATHER_SECONDS` after the very first report."""
+        with self._changed:
+            left = self._first_report + GATHER_SECONDS - time.monotonic()
+            self._changed.wait_for(self._gathered, timeout=min(max(left, 0.0), GATHER_SECONDS))
+
+    def _gathered(self) -> bool:
+        return all(seat.report or seat.failure for seat in self._seats.values())
 
     def _settled(self) -> bool:
         return any(seat.report for seat in self._seats.values()) or all(seat.failure for seat in self._seats.values())
@@ -207,6 +222,7 @@ class Pool:
         with self._changed, contextlib.suppress(ValueError):
             seat.report = Report.of(said, now)
             seat.virtual.reported(now)
+            self._first_report = min(self._first_report, now)
             self._changed.notify_all()
 
     def _heard(self, reports: Mapping[str, Report]) -> None:
@@ -218,6 +234,7 @@ class Pool:
                 if seat and seat.commands and (seat.report is None or report.at > seat.report.at):
                     seat.report = report
                     seat.virtual.reported(now)
+                    self._first_report = min(self._first_report, now)
             self._changed.notify_all()
 
 

@@ -17,6 +17,7 @@ import pytest
 from roomful import lab as labs
 from roomful.lab import Lab
 from roomful.settings import Settings
+from tests.support import bad_servers
 from tests.support.dispatcher import Room, install
 from tests.support.inv import project_for
 from tests.support.lab import LabFactory, lab, rootless_lab
@@ -40,6 +41,22 @@ def room(rootless_lab: Lab, tmp_path: Path) -> Iterator[Room]:
     room.close()
     project.inv("stop-clients")
     clean_up(Settings(root=project.root, server_directory=folders["server_directory"]))
+
+
+def test_load_waits_at_first_for_hosts_that_answer_soon(rootless_lab: Lab, tmp_path: Path) -> None:
+    known = {"ssh_config": str(rootless_lab.ssh_config), "known_hosts": str(rootless_lab.known_hosts)}
+    project = project_for(rootless_lab, tmp_path / "project", tmp_path / "home", connect_timeout_seconds=30, **known)
+    with bad_servers.serve(bad_servers.silent) as silent:
+        begin = time.monotonic()
+        done = project.inv("load", "--hosts", f"lab,{silent}")
+        seconds = time.monotonic() - begin
+        project.inv("stop-dispatcher")
+    lines = [line.split() for line in done.stdout.splitlines()[2:]]
+    assert [line[-1] for line in lines[:3]] == ["ok"] * 3, done.stdout
+    assert lines[3][0] == silent
+    assert " ".join(lines[3]).endswith("not connected yet")
+    assert done.stderr == f"not waited for: {silent}; see what became of them with: inv load\n"
+    assert seconds < 10
 
 
 def sources(room: Room) -> dict[str, str]:

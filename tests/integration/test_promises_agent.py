@@ -1,7 +1,8 @@
 """The queue's promises, each with its fault: wrong clocks, long silences, frozen servers, full disks, endless output.
 
 Other faults have their tests beside what they break: test_agent_faults.py (kills, cuts, fencing),
-test_server_killed.py and test_server_disk.py (under the queue), test_client_faults.py (hosts of their own), test_chaos.py (all).
+test_server_killed.py and test_server_disk.py (under the queue), test_client_faults.py (hosts of their own),
+test_chaos.py (all).
 """
 
 from __future__ import annotations

@@ -230,3 +230,9 @@ def test_a_list_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path: 
             write_host_list(path, [Host("n1")])
         assert str(caught.value) == f"{path}: cannot write this file: {why}"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.txt"]
+
+
+def test_a_byte_order_mark_of_windows_programs_is_no_part_of_the_first_host(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfn1 2.0\nn2\n")
+    found = read_host_list(tmp_path / "list.txt")
+    assert [host.name for host in found.hosts] == ["n1", "n2"]

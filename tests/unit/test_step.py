@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from invoke import Collection, Context, Exit, Program
 
-from fabfile._step import current_call, guard, name_tasks, settings_of, step
+from fabfile._step import current_call, fitted, guard, name_tasks, settings_of, step
 from roomful.errors import InputError, RoomfulError
 
 Run = Callable[..., tuple[int, list[tuple[Any, ...]], str]]
@@ -112,6 +112,8 @@ def test_words_without_a_flag(run: Run, words: str, expected: list[tuple[Any, ..
             "inv itself has no flag '--hosts'; flags of a task come after its name; see inv --list",
         ),
         ("deploi", "there is no task 'deploi'; did you mean deploy? see inv --list"),
+        ("--help nosuch", "inv: there is no task 'nosuch'; see inv --list"),
+        ("--help deploi", "inv: there is no task 'deploi'; did you mean inv --help deploy? see inv --list"),
         ("deploy --hosts", "needed value"),
         (
             "execute uptime --hosts n7",
@@ -125,6 +127,28 @@ def test_a_mistyped_command_line_does_nothing_and_exits_with_2(run: Run, words: 
     assert (code, calls) == (2, [])
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+def test_help_is_broken_anew_for_the_terminal_and_examples_are_not() -> None:
+    doc = """Say what it does.
+
+    A paragraph that is written for a file of code, and is wider than many a terminal is, with --two-words in it.
+    It goes on.
+
+    Example:
+        inv stays-as-it-is --however long-it-is --because it-is-copied
+    """
+    assert fitted(doc, 40).splitlines() == [
+        "Say what it does.",
+        "",
+        "A paragraph that is written for a file",
+        "of code, and is wider than many a",
+        "terminal is, with --two-words in it. It",
+        "goes on.",
+        "",
+        "Example:",
+        "    inv stays-as-it-is --however long-it-is --because it-is-copied",
+    ]
 
 
 def test_every_task_with_hosts_takes_a_gateway(run: Run) -> None:
