@@ -79,4 +79,16 @@ class QueueConnection:
             fix = "see: inv server-status"
             raise ServerError("the server does not answer", where=self._where, why=str(error), fix=fix) from error
         except redis.RedisError as error:
-            raise ServerError("the server refused a command", where=self._where, why=str(error)) from error
+            why, fix = _refusal(str(error))
+            raise ServerError("the server refused a command", where=self._where, why=why, fix=fix) from error
+
+
+def _refusal(said: str) -> tuple[str, str]:
+    """Take what a server says of a command that it refuses: why, and what to do about it where that is known."""
+    # Where in which of our scripts it happened is for us, not for users.
+    why = re.sub(r"\.?,? script: .*on @user_script:\d+\.$", "", said)
+    if "maxmemory" in why:
+        return why, "make room with inv collect and inv forget --done, or let the server have more memory"
+    if why.startswith("MISCONF"):
+        return why, "free some space on the server's disk; see: inv server-status"
+    return why, ""

@@ -137,6 +137,8 @@ class Attempt:
                 pipes.give(fd, False)
             raise
         finally:
+            # Nobody is kept from unmounting what we do not use.
+            os.chdir("/")
             for fd in opened:
                 os.close(fd)
         self.stdout = Capture(reading[0], base + ".stdout", pipes)

@@ -314,3 +314,11 @@ def test_a_clock_that_is_set_takes_no_output_away(own: Room) -> None:
     own.queue.configure({"retries": 1})
     wait_until(lambda: not files[forgotten].exists(), PATIENCE)
     assert files[kept].read_bytes().endswith(b"\n20000\n")
+
+
+def test_an_agent_stays_in_no_folder_of_its_tasks(room: Room) -> None:
+    """It would keep a file system from being unmounted."""
+    room.run("mkdir -p inner", *(f"echo {number}" for number in range(3)))
+    [record] = room.run("sleep 0.1", cwd="inner")
+    assert record.state == "done"
+    assert Path(f"/proc/{room.worker_pid()}/cwd").resolve() == Path("/")

@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_later_stops_nothing_but_writes(project: Settings) 
         fill(ballast)
         many = [TaskSpec(command=f"echo {number} {'x' * 1000}") for number in range(10_000)]
         with open_queue(project) as queue:
-            with pytest.raises(ServerError):
+            with pytest.raises(ServerError, match="No space left on device; free some space on the server's disk"):
                 queue.submit(many)
             status = Server(project, None).status()
             assert (status.state, status.pids) == ("cannot write", first)

@@ -254,7 +254,13 @@ def test_tasks_that_vanish_while_waited_for(empty: Queue, settings: Settings) ->
     [
         ("Ctrl-C", False, 130, "interrupted", "submit it again: what is queued is skipped"),
         ("Ctrl-C", True, 130, "interrupted", "see which with: inv tasks"),
-        ("no memory", False, 1, "the server refused a command", "submit it again: what is queued is skipped"),
+        (
+            "no memory",
+            False,
+            1,
+            "make room with inv collect and inv forget --done",
+            "submit it again: what is queued is skipped",
+        ),
     ],
     ids=["Ctrl-C", "Ctrl-C with duplicates", "no memory"],
 )
