@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -40,13 +41,20 @@ class Guard:
         self._config_path = config_path
         self._about = about
         self._lock = Lock(config.home / "lock")
+        self._folder = -1
         self._worker = 0
         self._stopping = False
 
     def acquire(self) -> bool:
         """Take the folder; False if another agent has it."""
-        private_directory(self._config.home)
-        return self._lock.acquire()
+        home = private_directory(self._config.home)
+        if not self._lock.acquire():
+            return False
+        # systemd-tmpfiles removes from /tmp what nobody touched for 10 days, but not what somebody has locked.
+        self._folder = os.open(str(home), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            fcntl.flock(self._folder, fcntl.LOCK_SH)
+        return True
 
     def run(self) -> int:
         """Watch until the worker has stopped as told; return the exit code."""

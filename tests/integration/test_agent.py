@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -322,3 +325,21 @@ def test_an_agent_stays_in_no_folder_of_its_tasks(room: Room) -> None:
     [record] = room.run("sleep 0.1", cwd="inner")
     assert record.state == "done"
     assert Path(f"/proc/{room.worker_pid()}/cwd").resolve() == Path("/")
+
+
+def test_who_tidies_up_tmp_leaves_an_agents_folder_alone(own: Room) -> None:
+    own.start()
+    own.run("seq 30000")
+    folder = own.folder / "agent-one"
+    before = {path for path in folder.rglob("*") if not path.name.startswith(".")}
+    assert folder / "spool" / "1.1.stdout" in before
+    # This is how systemd-tmpfiles asks.
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(handle := os.open(folder, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(handle)
+    if shutil.which("systemd-tmpfiles"):
+        rules = own.folder / "tmpfiles.conf"
+        rules.write_text(f"e {own.folder} - - - 1s\nx {own.folder}/[!a]*\n")
+        time.sleep(1.5)
+        subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, capture_output=True)
+    assert before <= set(folder.rglob("*"))
