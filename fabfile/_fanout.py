@@ -105,13 +105,43 @@ def finish(
 
 
 def show_table(outcomes: Outcomes[Any], columns: Columns | None = None) -> bool:
-    """Print the table (stdout), a brief one on a terminal too narrow for it; returns whether it had details."""
+    """Print the table (stdout), as much of it as a narrow terminal takes; returns whether it had details."""
     from roomful import report
 
-    text = report.outcomes_table(outcomes, columns)
-    fits = not sys.stdout.isatty() or report.width_of(text) <= shutil.get_terminal_size().columns
-    print(text if fits else report.outcomes_table(outcomes, columns, brief=True))
-    return fits
+    rows, headers = report.outcome_rows(outcomes, columns)
+    left_out = show_fitted(rows, headers)
+    if "warnings" in left_out:
+        column = headers.index("warnings")
+        told: dict[str, list[Host]] = {}
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if row[column]:
+                told.setdefault(row[column], []).append(outcome.host)
+        for warning, hosts in told.items():
+            print(report.printable(f"{report.host_spec(hosts)}: {warning}"), file=sys.stderr)
+    return "detail" not in left_out
+
+
+def show_fitted(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> tuple[str, ...]:
+    """Print a table (stdout), and say what of it does not fit the terminal; returns the columns that are left out."""
+    from roomful import report
+
+    text, left_out = report.fitted_table(
+        rows, headers, shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    )
+    print(text, flush=True)
+    # Details and warnings have lines of their own.
+    others = [name for name in left_out if name not in ("detail", "seconds", "warnings")]
+    if others:
+        rest = "a wider terminal, a pipe and --json have all"
+        print(f"left out, for want of room: {', '.join(reversed(others))}; {rest}", file=sys.stderr)
+    return left_out
+
+
+def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
+    """Print a table as data (stdout)."""
+    from roomful import report
+
+    print(report.table(rows, headers))
 
 
 def explain_names(outcomes: Outcomes[Any]) -> None:
@@ -149,10 +179,3 @@ def learn(settings: Settings, source: str, outcomes: Sequence[Outcome[Any]], fac
     except (OSError, RoomfulError) as error:
         # What was found out is worth more than remembering it.
         print(f"not remembered for inv hosts: {error}", file=sys.stderr)
-
-
-def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
-    """Print a table as data (stdout)."""
-    from roomful import report
-
-    print(report.table(rows, headers))

@@ -127,9 +127,10 @@ def trust(
 
 def _fingerprint(outcome: Outcome[Offer]) -> dict[str, Any]:
     if outcome.value is None:
-        return {"key": "", "type": "", "fingerprint": ""}
+        return {"key": "", "fingerprint": "", "type": ""}
     key = outcome.value.key
-    return {"key": "new" if outcome.value.is_new else "known", "type": key.key_type, "fingerprint": key.fingerprint}
+    # The type is the first to go where a terminal is narrow.
+    return {"key": "new" if outcome.value.is_new else "known", "fingerprint": key.fingerprint, "type": key.key_type}
 
 
 def _agreed(question: str) -> bool:

@@ -11,7 +11,7 @@ from invoke import Context
 
 from roomful.errors import InputError
 
-from ._fanout import begin, finish, learn, print_table
+from ._fanout import begin, finish, learn, show_fitted
 from ._step import settings_of, step
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def known_hosts(c: Context, spec: str = "", exclude: str = "", json: bool = Fals
         print(to_json({"hosts": [{"host": host.label, **known[host.label]} for host in chosen]}))
         return
     rows = [_known_cells(host, known[host.label]) for host in chosen]
-    print_table([list(row.values()) for row in rows], list(rows[0]))
+    show_fitted([list(row.values()) for row in rows], list(rows[0]))
 
 
 def _known_cells(host: Host, sources: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -14,6 +14,8 @@ Columns = Callable[[Outcome[Any]], Mapping[str, Any]]
 #: A failure's detail is cut at this many characters in tables, and in a line of its own; JSON has all of it.
 DETAIL_WIDTH = 130
 LINE_WIDTH = 400
+#: Columns without which a table says nothing, however narrow the terminal is.
+KEPT = frozenset({"host", "status", "state", "reason"})
 
 
 def table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -31,26 +33,49 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def outcomes_table(outcomes: Outcomes[Any], columns: Columns | None = None, brief: bool = False) -> str:
-    """Lay out one row a host: host, status, reason, the step's own columns, seconds, detail.
+def fitted_table(
+    rows: Sequence[Sequence[Any]], headers: Sequence[str], width: int | None
+) -> tuple[str, tuple[str, ...]]:
+    """Lay out rows in ``width`` columns of a terminal (None: in any), and name the table's columns that are left out.
 
-    ``brief`` leaves out what makes a table wide: details, and columns in which nothing stands.
+    First to go are details, then columns in which nothing stands, times, and then the rightmost ones; never KEPT.
     """
+    names = list(headers)
+    text = table(rows, names)
+    empty = [name for number, name in enumerate(names) if all(row[number] in ("", None) for row in rows)]
+    order = ["detail", *empty, "seconds", *reversed(names)]
+    left_out: list[str] = []
+    for name in order:
+        if width is None or width_of(text) <= width:
+            break
+        if name in names and name not in KEPT:
+            number = names.index(name)
+            names.pop(number)
+            rows = [[*row[:number], *row[number + 1 :]] for row in rows]
+            text = table(rows, names)
+            left_out += [] if name in empty else [name]
+    return text, tuple(left_out)
+
+
+def outcomes_table(outcomes: Outcomes[Any], columns: Columns | None = None) -> str:
+    """Lay out one row a host: host, status, reason, the step's own columns, seconds, detail."""
+    return fitted_table(*outcome_rows(outcomes, columns), None)[0]
+
+
+def outcome_rows(outcomes: Outcomes[Any], columns: Columns | None = None) -> tuple[list[list[Any]], list[str]]:
+    """Return the rows of outcomes' table, and its headers."""
     extra = [dict(columns(outcome)) if columns else {} for outcome in outcomes]
     names = list(dict.fromkeys(key for cells in extra for key in cells))
-    if brief:
-        names = [name for name in names if any(cells.get(name, "") != "" for cells in extra)]
     with_reason = bool(outcomes.not_ok)
-    with_detail = with_reason and not brief
     headers = ["host", "status", *(["reason"] if with_reason else []), *names, "seconds"]
-    headers += ["detail"] if with_detail else []
+    headers += ["detail"] if with_reason else []
     rows = []
     for outcome, cells in zip(outcomes, extra, strict=True):
         row = [outcome.host.label, outcome.status, *([outcome.reason or ""] if with_reason else [])]
         row += [cells.get(name, "") for name in names]
-        row += [f"{outcome.seconds:.2f}", *([_cut(outcome.detail)] if with_detail else [])]
+        row += [f"{outcome.seconds:.2f}", *([_cut(outcome.detail)] if with_reason else [])]
         rows.append(row)
-    return table(rows, headers)
+    return rows, headers
 
 
 def _cut(text: str, width: int = DETAIL_WIDTH) -> str:

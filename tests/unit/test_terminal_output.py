@@ -76,6 +76,24 @@ def test_a_table_too_wide_for_the_terminal_leaves_out_details_and_empty_columns(
     assert header == (wide if fits else ["host", "status", "reason", "count", "seconds"])
 
 
+def test_a_table_keeps_within_a_narrow_terminal_and_says_what_it_leaves_out() -> None:
+    outcomes: Outcomes[None] = Outcomes(Outcome(Host(f"host{number:02}.example.org"), "ok") for number in range(6))
+
+    def columns(outcome: Outcome[None]) -> dict[str, str]:
+        cells = {"free memory": "21.5 GiB", "free disk": "48.0 MiB", "python": "3.11.2", "clock": "ok"}
+        return {**cells, "warnings": "busy: load 8.48 on 2 CPUs"}
+
+    with terminal(60) as screen:
+        show_table(outcomes, columns)
+        lines = read_all(screen, seconds=0.3).decode().splitlines()
+    assert max(map(len, lines[:8])) <= 60
+    assert lines[0].split() == ["host", "status", "free", "memory", "free", "disk", "python"]
+    assert lines[8:] == [
+        "left out, for want of room: clock; a wider terminal, a pipe and --json have all",
+        "host[00-05].example.org: busy: load 8.48 on 2 CPUs",
+    ]
+
+
 def test_a_pipe_always_gets_the_whole_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
