@@ -276,10 +276,12 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
 
     def put_bytes(self, data: bytes, path: str, mode: int = 0o600) -> None:
         """Write a file there, atomically; ``path`` is absolute or relative to the home."""
+        # Where the connection ends in the middle, cat takes that for the end of the file.
         script = (
-            'umask 077; t="$1.$$.tmp"; cat > "$t" && chmod "$2" "$t" && mv -f "$t" "$1" || { rm -f "$t"; exit 1; }'
+            'umask 077; t="$1.$$.tmp"; cat > "$t" && [ "$(wc -c < "$t")" -eq "$3" ] && chmod "$2" "$t" '
+            '&& mv -f "$t" "$1" || { rm -f "$t"; exit 1; }'
         )
-        self.execute(["sh", "-c", script, "put", path, f"{mode:o}"], stdin=data)
+        self.execute(["sh", "-c", script, "put", path, f"{mode:o}", str(len(data))], stdin=data)
 
     def close(self) -> None:
         """Close the connection; safe to call at any time, from any thread."""

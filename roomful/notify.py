@@ -11,6 +11,7 @@ import getpass
 import importlib
 import importlib.util
 import json
+import os
 import re
 import smtplib
 import socket
@@ -76,7 +77,7 @@ class SlackWebhook:
     where: str = "--slack-webhook"
 
     def __post_init__(self) -> None:
-        parts = urllib.parse.urlsplit(self.url)
+        parts = _parts(self.url)
         if parts.scheme not in ("http", "https") or not parts.hostname or not self.url.isprintable():
             raise InputError("not a webhook's URL", where=self.where, fix="give http://... or https://...")
 
@@ -181,11 +182,11 @@ class Apprise:
     @property
     def label(self) -> str:
         """The service's name."""
-        return f"{urllib.parse.urlsplit(self.url).scheme} (apprise)"
+        return f"{_parts(self.url).scheme} (apprise)"
 
     def client(self) -> Any:
         """Return apprise's object; raises InputError where it is not installed or does not know the URL."""
-        scheme = urllib.parse.urlsplit(self.url).scheme
+        scheme = _parts(self.url).scheme
         if importlib.util.find_spec("apprise") is None:
             why = f"{scheme}://... needs the package apprise"
             raise InputError("cannot notify", why=why, fix="install it with: pip install apprise")
@@ -245,9 +246,9 @@ def channels_of(settings: Settings, notify: str, mail_to: str, environ: Mapping[
 
 
 def _mail(settings: Settings, addresses: Iterable[str], environ: Mapping[str, str]) -> Mail:
-    sender = settings.mail_from or f"{getpass.getuser()}@{socket.gethostname()}"
+    sender = settings.mail_from or f"{_account()}@{socket.gethostname()}"
     for address in (*addresses, sender):
-        if not re.fullmatch(r"[^\s,;:<>@\"()]+(@[^\s,;:<>@\"()]+)?", address) or not address.isprintable():
+        if not _is_address(address):
             raise InputError(f"not an e-mail address: {address!r}", fix="write NAME@HOST")
     if settings.smtp_security not in ("auto", "starttls", "tls", "none"):
         what = f"bad value {settings.smtp_security!r}"
@@ -264,6 +265,25 @@ def _mail(settings: Settings, addresses: Iterable[str], environ: Mapping[str, st
     )
 
 
+def _account() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # In a container an account need not have a name.
+        return str(os.getuid())
+
+
+def _is_address(text: str) -> bool:
+    if not re.fullmatch(r"[^\s,;:<>@\"()]+(@[^\s,;:<>@\"()]+)?", text) or not text.isprintable():
+        return False
+    try:
+        EmailMessage()["To"] = text
+    except Exception:
+        # The package email reads it once more, and has errors of many kinds.
+        return False
+    return True
+
+
 def _password(settings: Settings, environ: Mapping[str, str]) -> Secret:
     text = environ.get(PASSWORD_VARIABLE)
     service = f"roomful {settings.smtp_host}"
@@ -277,6 +297,14 @@ def _password(settings: Settings, environ: Mapping[str, str]) -> Secret:
         fix = f"set {PASSWORD_VARIABLE}, or keep it with: keyring set '{service}' {settings.smtp_user}"
         raise InputError(f"no SMTP password for {settings.smtp_user}", where="roomful.smtp_user", fix=fix)
     return Secret(text)
+
+
+def _parts(url: str) -> urllib.parse.SplitResult:
+    """Take a URL apart; all parts are empty where that is none."""
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError:
+        return urllib.parse.SplitResult("", "", "", "", "")
 
 
 def _refusal(recipients: Mapping[str, tuple[int, bytes]]) -> str:

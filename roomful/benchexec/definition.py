@@ -84,6 +84,9 @@ def parsed(path: Path) -> ElementTree.Element:
         line, column = error.position
         why = str(error).partition(":")[0]
         raise InputError("is no XML", where=f"{path}:{line}:{column + 1}", why=why) from None
+    except (LookupError, ValueError) as error:
+        # An encoding that is unknown, or that the parser does not take.
+        raise InputError("is no XML", where=str(path), why=str(error), fix="write it in UTF-8") from None
     if root.tag != "benchmark":
         raise InputError(f"is no benchmark definition: its root is <{root.tag}>", where=str(path))
     if root.find(".//sourcefiles") is not None:

@@ -101,6 +101,9 @@ def check_options(words: Sequence[str]) -> None:
     """Refuse options of BenchExec's that are the run's own; raises InputError."""
     own = ("-o", "--outputpath", "-n", "--name", "-t", "--tasks", "-r", "--rundefinition")
     for word in words:
-        if word.partition("=")[0] in own or (word[:2] in own and not word.startswith("--")):
+        name = word.partition("=")[0]
+        # BenchExec takes an option's first letters for it.
+        cut = len(name) > 2 and name.startswith("--") and any(option.startswith(name) for option in own)
+        if cut or (word[:2] in own and not word.startswith("--")):
             fix = "leave it out; a run's name is --name of bench.run"
             raise InputError(f"{word} is for the run to say", where="--options", fix=fix)

@@ -81,7 +81,7 @@ def look(hosts: Sequence[Host], settings: Settings) -> list[Worker]:
             return dataclasses.replace(worker, state="rejected", why=f"python3 is {worker.python}, not >= {needed}")
         return worker
 
-    return [outcome.value or _not_reached(outcome) for outcome in fan_out(hosts, work, settings)]
+    return [outcome.value or _not_reached(outcome) for outcome in _all_of(fan_out(hosts, work, settings))]
 
 
 def _facts(connection: HostConnection) -> Mapping[str, Any]:
@@ -149,11 +149,19 @@ def prepare(
 
 
 def _take(seen: dict[Host, Worker], outcomes: Iterable[Outcome[Any]]) -> None:
-    """Note what went wrong on which host."""
-    for outcome in outcomes:
+    """Note what went wrong on which host; raises KeyboardInterrupt."""
+    for outcome in _all_of(outcomes):
         if outcome.status != "ok":
             lost = _not_reached(outcome)
             seen[outcome.host] = dataclasses.replace(seen[outcome.host], state=lost.state, why=lost.why)
+
+
+def _all_of(outcomes: Iterable[Outcome[Any]]) -> list[Outcome[Any]]:
+    """Raise KeyboardInterrupt where that ended the work on a host: it says nothing about the host."""
+    found = list(outcomes)
+    if any(outcome.reason == "interrupted" for outcome in found):
+        raise KeyboardInterrupt
+    return found
 
 
 def _not_reached(outcome: Outcome[Any]) -> Worker:

@@ -110,7 +110,15 @@ def _explain(account: Mapping[str, Any], log: bytes) -> None:
     lines = log.decode("utf-8", "replace").strip().splitlines()
     words = [f"{name}: {why}" for name, why in account["faults"].items()]
     words += [f"exit code {account['exit_code']}"] if account["exit_code"] else []
+    words += [said] if (said := trouble("\n".join(lines))) else []
     sys.stderr.write("\n".join([*lines[-10:], "; ".join(words)]) + "\n")
+
+
+def trouble(said: str) -> str:
+    """Return the line that names the trouble: BenchExec's first one does, else the last."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    told = [line.partition(mark)[2] for line in lines for mark in (" - CRITICAL - ", " - ERROR - ") if mark in line]
+    return told[0] if told else (lines or [""])[-1]
 
 
 def _pack(folder: Path, archive: Path) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Mapping, Sequence
 
 from roomful.agent.host_lock import HostLock
-from roomful.remote.bench_job import PROGRAMS, TOOL, environment, filled
+from roomful.remote.bench_job import PROGRAMS, TOOL, environment, filled, trouble
 
 #: BenchExec 3.35 says so of itself.
 OLDEST = (3, 10)
@@ -41,7 +41,7 @@ def prepare(tool: str, options: Sequence[str]) -> dict[str, Any]:
     said = _run([f"{PROGRAMS}/runexec", *filled(options, workdir), "--output", os.devnull, "--", "true"], workdir)
     values = dict(line.partition("=")[::2] for line in said.splitlines() if "=" in line)
     if values.get("returnvalue") != "0":
-        raise Refusal(f"a trial run did not end well: {_last(said)}")
+        raise Refusal(f"a trial run did not end well: {trouble(said)}")
     for name in ("cputime", "walltime"):
         if name not in values:
             raise Refusal(f"a trial run was not measured: no {name}")
@@ -96,15 +96,8 @@ def _run(argv: Sequence[str], workdir: str) -> str:
         raise Refusal(f"{argv[0]}: {error.strerror}") from None
     said = done.stdout.decode("utf-8", "replace")
     if done.returncode:
-        raise Refusal(f"{os.path.basename(argv[0])} failed: {_last(said) or f'exit {done.returncode}'}")
+        raise Refusal(f"{os.path.basename(argv[0])} failed: {trouble(said) or f'exit {done.returncode}'}")
     return said
-
-
-def _last(said: str) -> str:
-    """Return the line that names the trouble: BenchExec's first one does, else the last."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
-    told = [line.partition(mark)[2] for line in lines for mark in (" - CRITICAL - ", " - ERROR - ") if mark in line]
-    return told[0] if told else (lines or [""])[-1]
 
 
 def main() -> int:

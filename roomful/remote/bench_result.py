@@ -45,6 +45,8 @@ def read_result(path: Path) -> ResultFile:
         return ResultFile(path, f"cannot be read: {error.strerror or error}")
     except (EOFError, zlib.error, ElementTree.ParseError) as error:
         return ResultFile(path, f"is cut off: {error}")
+    except (LookupError, ValueError) as error:
+        return ResultFile(path, f"is no XML: {error}")
     host = (element.get("hostname", "") if (element := root.find("systeminfo")) is not None else "").strip()
     cpu = (element.get("model", "") if (element := root.find("systeminfo/cpu")) is not None else "").strip()
     statuses = tuple((run.get("name", ""), _status(run)) for run in root.findall("run"))

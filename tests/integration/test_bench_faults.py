@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 
 import pytest
 
@@ -13,6 +14,7 @@ from tests.support.bench_runs import OPTIONS, RSYNC, TAKE, Running, left, projec
 from tests.support.benchmarks import alone, rows, write_benchmark
 from tests.support.inv import Project
 from tests.support.lab import ssh
+from tests.support.waiting import wait_until
 
 __all__ = ["project", "room"]
 
@@ -146,3 +148,22 @@ def test_a_run_is_not_resumed_with_a_task_file_that_has_changed(project: Project
     (project.root / "c" / "3.c").write_text(content)
     done = Running(project, "--exclude=lab03", "--resume")
     assert done.wait() == 0, done.said.read_text()
+
+
+def test_ctrl_c_while_machines_are_looked_at_says_nothing_of_them(project: Project, room: Lab) -> None:
+    definition = write_benchmark(project.root, seconds=0)
+    # It takes connections and never answers: the others have long done so.
+    labs.fail(room.name, "lab03", "freeze")
+    run = Running(project)
+    listed = project.root / ".roomful" / "bench" / "def" / "host_lists" / "0.txt"
+    wait_until(listed.exists, 30, run.said.read_text)
+    wait_until(
+        lambda: "roomful-" in left(room, "lab01") and "roomful-" in left(room, "lab02"), 30, run.said.read_text
+    )
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait() == 130, run.said.read_text()
+    assert "what was begun goes on; wait for them again: inv bench.run" in run.said.read_text()
+    labs.heal(room.name, "lab03")
+    again = Running(project, "--resume")
+    assert again.wait() == 0, again.said.read_text()
+    assert rows(project.root / "results" / "bench" / "def" / "report.table.csv") == alone(project, definition)

@@ -162,6 +162,15 @@ def test_exit_code_0_alone_proves_nothing(
     assert ("exit code 3" if code else next(iter(faults.values()))) in capsys.readouterr().err
 
 
+def test_what_benchexec_says_of_a_failure_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = 'print("2026-01-01 00:00:00 - ERROR - Unsupported tool: x"); print("usage")'
+    assert run_job(tmp_path, monkeypatch, said, 1)[0] == 1
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last == "r.a: no result file; r.b: no result file; exit code 1; Unsupported tool: x"
+
+
 def test_a_program_that_is_not_there_is_an_end_like_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spec = {"job": "j", "argv": ["./nosuch"], "benchmark": "def", "results": ["a"]}
     monkeypatch.chdir(tmp_path)

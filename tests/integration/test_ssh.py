@@ -22,6 +22,7 @@ from roomful.settings import Settings
 from roomful.ssh import HostConnection, HostGroup, connect, fan_out
 from tests.support import bad_servers
 from tests.support.lab import LabFactory, lab, rootless_lab, settings_for
+from tests.support.waiting import wait_until
 
 __all__ = ["lab", "rootless_lab"]
 
@@ -274,6 +275,26 @@ class TestCommands:
         outcomes = fan_out(hosts, work, settings)
         assert [outcome.reason for outcome in outcomes] == ["error", None, None]
         assert "ZeroDivisionError" in outcomes[0].detail
+
+
+def test_a_file_whose_connection_ends_in_the_middle_is_absent(
+    hosts: tuple[Host, ...], settings: Settings, tmp_path: Path
+) -> None:
+    folder = tmp_path / "there"
+    folder.mkdir()
+
+    def partly() -> bool:
+        return any(path.stat().st_size > 0 for path in folder.iterdir())
+
+    with connect(hosts[0], settings) as connection, ThreadPoolExecutor() as pool:
+        sent = pool.submit(connection.put_bytes, bytes(100_000_000), str(folder / "file"))
+        wait_until(partly, 10, pause=0.001)
+        connection.close()
+        with pytest.raises(HostFailure):
+            sent.result()
+    # Nor is what had come of it left.
+    wait_until(lambda: not any(folder.glob("*.tmp")), 10, lambda: str(list(folder.iterdir())))
+    assert list(folder.iterdir()) == []
 
 
 def test_a_connection_whose_packets_nobody_answers_is_given_up(hosts: tuple[Host, ...], settings: Settings) -> None:

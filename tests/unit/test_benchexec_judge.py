@@ -59,8 +59,9 @@ def test_what_is_whole_counts_wherever_it_lies(plan: Plan, tmp_path: Path) -> No
         (result()[:-9], "is cut off: "),
         (b"", "is cut off: "),
         (b"<html/>", "is no result file: its root is <html>"),
+        (b'<?xml version="1.0" encoding="latin-99"?><result/>', "is no XML: unknown encoding"),
     ],
-    ids=["incomplete", "interrupted", "no runs", "status empty", "no status", "cut", "empty", "another file"],
+    ids=["incomplete", "interrupted", "no runs", "status empty", "no status", "cut", "empty", "another", "encoding"],
 )
 def test_what_is_not_whole_does_not_count(plan: Plan, tmp_path: Path, content: bytes, why: str) -> None:
     path = put(tmp_path, file_name("r.a"), content)

@@ -139,6 +139,8 @@ def test_variables_are_those_of_benchexec(folder: Path) -> None:
     ("text", "message"),
     [
         ("<benchmark", r"def.xml:1:1: is no XML: unclosed token"),
+        ('<?xml version="1.0" encoding="latin-99"?><a/>', "def.xml: is no XML: unknown encoding: latin-99; write it"),
+        ('<?xml version="1.0" encoding="big5"?><a/>', "def.xml: is no XML: multi-byte encodings are not supported"),
         ("<html/>", "is no benchmark definition: its root is <html>"),
         ("<benchmark/>", 'names no tool; write <benchmark tool="..."'),
         (wrapped("<sourcefiles/>"), "is of an old format; rename <sourcefiles> to <tasks>"),

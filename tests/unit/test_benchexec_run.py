@@ -24,7 +24,9 @@ def test_hosts_with_different_cpus_are_refused_by_name() -> None:
     refuse_mixed([old, Worker(Host("b"), "rejected", cpu_model="New"), Worker(Host("c"), "away")])
 
 
-@pytest.mark.parametrize("word", ["-o", "-oout", "--outputpath=x", "--name=x", "-nx", "-t", "--tasks=a", "-rfast"])
+@pytest.mark.parametrize(
+    "word", ["-o", "-oout", "--outputpath=x", "--name=x", "-nx", "-t", "--tasks=a", "-rfast", "--task=a", "--rund"]
+)
 def test_options_that_the_run_gives_are_refused(word: str) -> None:
     with pytest.raises(InputError, match=r"--options: .* is for the run to say"):
         check_options(["--no-container", word])

@@ -9,7 +9,7 @@ from roomful.notify import Message, NotSent, SlackWebhook, notify
 
 
 @pytest.mark.parametrize(
-    "url", ["", "hooks.slack.com/x", "ftp://h/x", "http://", "https://h/\nx", "file:///etc/passwd"]
+    "url", ["", "hooks.slack.com/x", "ftp://h/x", "http://", "https://h/\nx", "file:///etc/passwd", "http://[x"]
 )
 def test_what_is_no_webhook_is_refused(url: str) -> None:
     with pytest.raises(InputError, match="not a webhook's URL"):

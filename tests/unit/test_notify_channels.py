@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from types import ModuleType
 
@@ -61,11 +62,23 @@ def test_flags_win_over_settings_and_off_is_silence() -> None:
         ("http://", "", "--notify: not a webhook's URL"),
         ("", "a@b@c", "not an e-mail address: 'a@b@c'"),
         ("", "Me<a@b.org>", "not an e-mail address"),
+        ("", "a@[b", "not an e-mail address: 'a@\\[b'"),
+        ("https://[x", "", "--notify: not a webhook's URL"),
     ],
 )
 def test_what_is_wrong_is_refused(notify: str, mail_to: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         channels_of(SETTINGS, notify, mail_to, {})
+
+
+def test_an_account_without_a_name_can_send_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(name, raising=False)
+    # As the password database says it of a container's account.
+    monkeypatch.setattr("pwd.getpwuid", lambda uid: {}[f"uid not found: {uid}"])
+    (mail,) = channels_of(SETTINGS.replace(mail_from=""), "", "a@b.org", {})
+    assert isinstance(mail, Mail)
+    assert mail.sender.startswith(f"{os.getuid()}@")
 
 
 def test_an_unknown_way_of_encrypting_is_refused() -> None:
