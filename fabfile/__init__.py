@@ -12,6 +12,11 @@ import sys
 # Invoke turns bytecode off for what it loads: every call would compile all of this anew, for 50 to 100 ms.
 sys.dont_write_bytecode = bool(sys.flags.dont_write_bytecode)
 
+from ._interrupt import end_quietly  # noqa: E402
+
+# Loading what follows takes longer than an impatient user waits.
+end_quietly()
+
 # Only now, so that there is bytecode of these too.
 from invoke import Collection  # noqa: E402
 

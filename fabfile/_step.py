@@ -31,6 +31,7 @@ from invoke.terminals import pty_size
 from roomful.errors import RoomfulError
 from roomful.settings import Settings
 
+from ._interrupt import by_exception
 from ._streams import give_up_stdout
 
 #: How a write to a stream fails.
@@ -137,7 +138,7 @@ def step(
                 kwargs.pop("gateway", None)
             token = _current.set(Call(full_name, given, extra))
             try:
-                with guard(full_name):
+                with guard(full_name), by_exception():
                     return function(c, *args, **kwargs)
             finally:
                 _current.reset(token)
