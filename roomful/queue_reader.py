@@ -18,6 +18,8 @@ Progress = Callable[[Counts], None]
 
 #: Ends gather for this long before they are asked for, and for longer where much is left to do.
 GATHER_SECONDS, MOST_GATHER_SECONDS = 0.02, 0.2
+#: Who waits for tasks asks for all that are missing no more often than this, and for no larger share of the time.
+CHECK_SECONDS, CHECK_SHARE = 10.0, 0.05
 #: Records fetched in one round trip, and ids handed to one call of a script.
 _PAGE = 1000
 
@@ -166,7 +168,7 @@ class QueueReader(QueueConnection):
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         cursor = self.log_end()
         missing = None if ids is None else self._unfinished(set(ids))
-        next_count = next_check = 0.0
+        next_count, next_check = 0.0, time.monotonic() + CHECK_SECONDS
         pause = GATHER_SECONDS
         while True:
             now = time.monotonic()
@@ -183,8 +185,9 @@ class QueueReader(QueueConnection):
                     return False
             if missing and now >= next_check:
                 # Forgotten and reset tasks never reach the log; a retried one is waited for again.
-                next_check = now + 10.0
                 missing = self._unfinished(missing)
+                took = time.monotonic() - now
+                next_check = now + took + max(CHECK_SECONDS, took / CHECK_SHARE)
                 continue
             block = max(1, int((min(next_count, deadline) - now) * 1000))
             with self._answering():
@@ -231,12 +234,11 @@ class QueueReader(QueueConnection):
         return [parse_task(task_id, *row) for task_id, *row in zip(ids, *columns, strict=True) if row[0] is not None]
 
     def _unfinished(self, ids: set[int]) -> set[int]:
-        return {
-            record.id
-            for page in pages_of(sorted(ids))
-            for record in self._records(page)
-            if record.state in ("todo", "running")
-        }
+        found: set[int] = set()
+        for page in pages_of(sorted(ids)):
+            with self._answering():
+                found.update(map(int, self.scripts.call("unfinished", *page)))
+        return found
 
 
 def _run(pipe: Any) -> list[Any]:

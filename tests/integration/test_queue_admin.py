@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from roomful.errors import InputError
@@ -196,3 +198,12 @@ def test_one_like_several_is_a_duplicate_until_the_last_of_them_is_gone(queue: Q
     assert not _takes(queue, "same"), "the first waits again"
     queue.cancel([1])
     assert _takes(queue, "same")
+
+
+def test_waiting_for_a_great_many_tasks_leaves_the_processor_to_others(queue: Queue) -> None:
+    ids = queue.submit(TaskSpec(command=f"./simulate --seed={number}") for number in range(150_000)).ids
+    before = time.process_time()
+    seen: list[int] = []
+    assert not queue.wait(ids, progress=lambda counts: seen.append(counts.todo), timeout=12)
+    assert time.process_time() - before < 3
+    assert seen[-1] == len(ids)
