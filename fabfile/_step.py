@@ -11,6 +11,7 @@ import difflib
 import errno
 import functools
 import inspect
+import os
 import re
 import shlex
 import sys
@@ -69,7 +70,15 @@ class Call:
             words.append(flag if value is True else f"{flag}={shown}")
         # Invoke leaves what follows "--" to the task.
         rest = sys.argv[sys.argv.index("--") :] if "--" in sys.argv else []
-        return shlex.join([*words, *rest])
+        return " ".join(map(_pasteable, [*words, *rest]))
+
+
+def _pasteable(word: str) -> str:
+    """Quote a word for a shell; one with bytes that no terminal shows as bash, zsh and ksh read them."""
+    if not re.search("[\udc80-\udcff]", word):
+        return shlex.quote(word)
+    plain = (chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}" for byte in os.fsencode(word))
+    return f"$'{''.join(plain)}'"
 
 
 _current: ContextVar[Call] = ContextVar("call")
@@ -189,8 +198,14 @@ def whole_output(name: str) -> Iterator[None]:
         give_up_stdout()
         raise Exit(code=141) from None
     except OSError as error:
+        if error.filename is not None:
+            # A folder that is read-only, a limit of open files: what and where says enough.
+            path = error.filename
+            where = str(path) if isinstance(path, int) else os.fsdecode(path)
+            told = RoomfulError(error.strerror or str(error), where=where)
+            raise Exit(f"{name}: {told}", code=told.exit_code) from error
         # Whoever opens a file says which; what has no name is a stream.
-        if error.filename is not None or error.errno not in _UNWRITABLE:
+        if error.errno not in _UNWRITABLE:
             raise
         give_up_stdout()
         raise Exit(f"{name}: cannot write the output: {error.strerror}", code=1) from error

@@ -232,7 +232,8 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         try:
             channel = self.transport.open_session(timeout=seconds)
             try:
-                channel.exec_command(line)
+                # Words may hold bytes that are no UTF-8.
+                channel.exec_command(line.encode("utf-8", "surrogateescape"))
                 stdout, stderr, code = converse(channel, Input(stdin, close_stdin), deadline, on_output)
             finally:
                 channel.close()

@@ -54,6 +54,16 @@ def test_several_words_are_an_argv_and_one_is_a_shell_line(inv: Inv) -> None:
     assert inv("run", "--hosts", "lab01", "--", "echo a  b; exit 0").stdout == b"lab01: a b\n"
 
 
+def test_words_that_are_no_text_arrive_byte_for_byte_and_can_be_pasted(inv: Inv, project: Path) -> None:
+    (project / "show.sh").write_text('printf %s "$1"; exit 3\n')
+    done = inv("script", "show.sh", "--hosts", "lab01", "--", os.fsdecode(b"a\xff'\xc3\xbc"))
+    assert done.stdout == b"lab01: a\xff'\xc3\xbc\n"
+    again = done.stderr.decode().splitlines()[-1].partition(" -- ")[2]
+    assert subprocess.run(["bash", "-c", f"printf %s {again}"], capture_output=True, check=True).stdout == (
+        b"a\xff'\xc3\xbc"
+    )
+
+
 def test_gather_folds_what_is_the_same(inv: Inv, rootless_lab: Lab) -> None:
     done = inv("run", "--hosts", "lab", "--gather", "--", "echo same; echo same >&2")
     assert done.stdout.decode() == "---------------\nlab01,lab02,lab03 (3)\n---------------\nsame\nsame\n"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from invoke import Collection, Context, Exit, Program
 
-from fabfile._step import current_call, fitted, guard, name_tasks, settings_of, step
+from fabfile._step import Call, current_call, fitted, guard, name_tasks, settings_of, step
 from roomful.errors import InputError, RoomfulError
 
 Run = Callable[..., tuple[int, list[tuple[Any, ...]], str]]
@@ -180,3 +181,17 @@ def test_errors_stay_on_one_line_whatever_is_in_them() -> None:
     with pytest.raises(Exit) as caught, guard("x"):
         raise RoomfulError("bad\nname\x1b[31m", where="host")
     assert caught.value.message == "inv x: host: bad\\nname\\x1b[31m"
+
+
+def test_a_file_that_fails_is_named_in_one_line() -> None:
+    with pytest.raises(Exit) as caught, guard("deploy"):
+        Path("/dev/null/x").read_bytes()
+    assert (caught.value.code, caught.value.message) == (1, "inv deploy: /dev/null/x: Not a directory")
+
+
+@pytest.mark.parametrize(
+    ("word", "written"),
+    [("a b", "'a b'"), ("a\udcff'\\b", r"$'a\xff\x27\x5cb'"), ("ü\udcff", r"$'\xc3\xbc\xff'")],
+)
+def test_bytes_that_are_no_text_can_be_pasted(word: str, written: str) -> None:
+    assert Call("run", {"words": word}, "words").line().split(" ", 2)[2] == written
