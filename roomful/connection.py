@@ -10,7 +10,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from socket import socket
 from typing import Any
@@ -53,6 +53,15 @@ class Completed:
         return self.stdout.decode(errors="replace").rstrip("\n")
 
 
+@contextlib.contextmanager
+def _here(what: str) -> Iterator[None]:
+    """Say of a file of ours that fails that it is ours: the host could be reached."""
+    try:
+        yield
+    except OSError as error:
+        raise HostFailure("error", f"here: {what} {error.filename}: {error.strerror}") from error
+
+
 class Shared:
     """What all connections of one fan-out have in common, loaded once."""
 
@@ -69,7 +78,8 @@ class Shared:
         """Return the index of this endpoint's known_hosts files."""
         with self._lock:
             if endpoint.known_hosts not in self._known_hosts:
-                self._known_hosts[endpoint.known_hosts] = KnownHosts(endpoint.known_hosts)
+                with _here("cannot read"):
+                    self._known_hosts[endpoint.known_hosts] = KnownHosts(endpoint.known_hosts)
             return self._known_hosts[endpoint.known_hosts]
 
     def identities(self, endpoint: Endpoint) -> tuple[Identity, ...]:
@@ -186,7 +196,9 @@ class HostConnection(fabric.Connection):  # type: ignore[misc]  # fabric is unty
         if not self.settings.accept_new_host_keys:
             raise HostFailure("host-key", f"unknown key {presented.shown}; inv trust, or --accept-new-host-keys")
         assert self.endpoint is not None
-        self._shared.known_hosts(self.endpoint).remember(presented.name, presented.key_type, presented.key)
+        known = self._shared.known_hosts(self.endpoint)
+        with _here("the key cannot be remembered in"):
+            known.remember(presented.name, presented.key_type, presented.key)
 
     def _log_in(self, transport: paramiko.Transport) -> None:
         assert self.endpoint is not None

@@ -207,6 +207,21 @@ class TestHostKeys:
         assert logins == []
 
 
+def test_a_known_hosts_that_cannot_be_used_is_not_the_hosts_fault(
+    rootless_lab: Lab, settings: Settings, tmp_path: Path
+) -> None:
+    entry = rootless_lab.entries[0]
+    cases = ((tmp_path, "cannot read"), (Path("/proc/known"), "the key cannot be remembered in"))
+    for number, (known, what) in enumerate(cases):
+        config = tmp_path / f"config{number}"
+        lines = _config_without_known_hosts(rootless_lab, tmp_path / "unused").read_text().splitlines()[1:]
+        config.write_text("\n".join([f"UserKnownHostsFile {known}", *lines, ""]))
+        host = Host(entry.name, entry.user, entry.port, attributes={**entry.attributes, "ssh_config": str(config)})
+        (outcome,) = fan_out([host], say, settings.replace(accept_new_host_keys=True))
+        assert (outcome.status, outcome.reason) == ("failed", "error")
+        assert outcome.detail.startswith(f"here: {what} {known}: ")
+
+
 class TestCommands:
     @pytest.fixture
     def host(self, hosts: tuple[Host, ...]) -> Host:
