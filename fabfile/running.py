@@ -167,7 +167,7 @@ class Style:
 
         if self.outdir:
             # Before anything runs: what it says could not be kept.
-            run.make_folder(Path(self.outdir))
+            run.make_folder(Path(self.outdir), hosts)
         live = not (self.gather or self.diff or self.json)
         mergers = {host: LineMerger(host) for host in hosts}
 
@@ -200,6 +200,10 @@ class Style:
                 retries=retries,
                 watch=run.Watch(show if live else None, ended, pending, retried),
             )
+        for host in hosts if live else ():
+            # Of those that were interrupted, a line may not have come to its end.
+            for stream in ("stdout", "stderr"):
+                write(stream, mergers[host].end(stream))
         if self.outdir:
             run.write_outputs(outcomes, Path(self.outdir))
         self._folded(outcomes)

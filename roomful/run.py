@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +62,12 @@ chmod 700 "$f" && case "$(head -c 2 "$f")" in '#!') ;; *) set -- "$f" "$@"; f=sh
 
 @dataclass(frozen=True)
 class Ran:
-    """What a command did on one host: its exit code and output (cut at KEPT_BYTES a stream)."""
+    """What a command did on one host: its exit code and output (cut at KEPT_BYTES a stream).
 
-    exit_code: int
+    Without an exit code it did not come to its end: the output is what was heard until then.
+    """
+
+    exit_code: int | None
     stdout: bytes
     stderr: bytes
 
@@ -152,9 +155,11 @@ def run(
     from roomful.ssh import HostGroup
 
     lock = threading.Lock()
+    heard: dict[Host, dict[str, list[bytes]]] = {}
 
     def work(connection: HostConnection) -> Ran:
         kept: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
+        heard[connection.entry] = kept
         room = dict.fromkeys(kept, KEPT_BYTES)
 
         def take(stream: str, chunk: bytes) -> None:
@@ -175,9 +180,12 @@ def run(
         return Ran(done.exit_code, b"".join(kept["stdout"]), b"".join(kept["stderr"]))
 
     def judged(outcome: Outcome[Ran]) -> Outcome[Ran]:
-        if outcome.value is None or outcome.value.exit_code == 0:
+        if outcome.value is None and any((said := heard.get(outcome.host, {})).values()):
+            # Ended before its time: what it said may tell why.
+            return replace(outcome, value=Ran(None, *(b"".join(said[stream]) for stream in ("stdout", "stderr"))))
+        code = outcome.value.exit_code if outcome.value else None
+        if outcome.value is None or not code:
             return outcome
-        code = outcome.value.exit_code
         reason = f"signal {code - 128}" if 128 < code < 160 else f"exit {code}"
         last = outcome.value.stderr.decode(errors="replace").strip().splitlines()[-1:] or [""]
         if code == NO_ROOM and "No space left on device" in last[0]:
@@ -214,8 +222,14 @@ def _may_pass(outcome: Outcome[Any]) -> bool:
     return outcome.status == "unreachable" and outcome.reason not in ("host-key", "auth")
 
 
-def make_folder(folder: Path) -> None:
-    """Make the folder for outputs; raises InputError where it cannot be written to."""
+def make_folder(folder: Path, hosts: Sequence[Host]) -> None:
+    """Make the folder for outputs; raises InputError where it cannot be written to, or two hosts share a file."""
+    owners: dict[str, Host] = {}
+    for host in hosts:
+        other = owners.setdefault(host.key, host)
+        if other != host:
+            what = f"{other.label} and {host.label} would share {folder / host.key}.out"
+            raise InputError(what, where="--outdir", fix="run it on them apart")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

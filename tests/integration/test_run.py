@@ -54,6 +54,24 @@ def test_several_words_are_an_argv_and_one_is_a_shell_line(inv: Inv) -> None:
     assert inv("run", "--hosts", "lab01", "--", "echo a  b; exit 0").stdout == b"lab01: a b\n"
 
 
+def test_what_a_host_said_before_its_time_was_up_is_kept(inv: Inv, project: Path) -> None:
+    words = ("run", "--hosts", "lab01", "--timeout", "1", "--outdir", "late")
+    command = ("--", "echo why; printf oops >&2; sleep 30")
+    done = inv(*words, "--json", *command)
+    (row,) = json.loads(done.stdout)["hosts"]
+    assert (row["reason"], row["exit_code"]) == ("command-timeout", None)
+    assert (row["stdout"], row["stderr"]) == ("why\n", "oops")
+    assert (project / "late" / "lab01.out").read_text() == "why\n"
+    assert inv(*words, "--gather", *command).stdout.endswith(b"\nlab01\n---------------\nwhy\noops\n")
+
+
+def test_two_hosts_do_not_write_into_one_file(inv: Inv, project: Path) -> None:
+    done = inv("run", "--hosts", "a.x_b,a.x@b", "--outdir", "outs", "--", "true")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"a.x_b and a.x@b would share outs/a.x_b.out" in done.stderr
+    assert not (project / "outs").exists()
+
+
 def test_words_that_are_no_text_arrive_byte_for_byte_and_can_be_pasted(inv: Inv, project: Path) -> None:
     (project / "show.sh").write_text('printf %s "$1"; exit 3\n')
     done = inv("script", "show.sh", "--hosts", "lab01", "--", os.fsdecode(b"a\xff'\xc3\xbc"))
