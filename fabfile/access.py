@@ -148,6 +148,8 @@ def _agreed(question: str) -> bool:
 def shell(c: Context, host: str = "", gateway: str = "", accept_new_host_keys: bool = False) -> None:
     """Hosts: log in on one, in this terminal; or run there what stands after "--".
 
+    The exit code is the command's; 255 where ssh could not log in, 143 where the host never said who it is in time.
+
     Example:
         inv shell node01
         inv shell node01 -- htop
