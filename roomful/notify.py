@@ -12,10 +12,12 @@ import importlib
 import importlib.util
 import json
 import os
+import queue
 import re
 import smtplib
 import socket
 import ssl
+import threading
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -29,8 +31,9 @@ from roomful.errors import InputError, SettingsError
 from roomful.secret import Secret
 from roomful.settings import Settings
 
-#: A channel must answer within this time, in seconds.
+#: A channel must go on answering within this time, in seconds, and have taken the message within that.
 TIMEOUT_SECONDS = 10.0
+DEADLINE_SECONDS = 30.0
 #: Where the SMTP password is looked for first; then in the keyring, if the package keyring is installed.
 PASSWORD_VARIABLE = "ROOMFUL_SMTP_PASSWORD"
 #: Given for ``--notify``: send nothing, whatever the settings say.
@@ -210,12 +213,34 @@ def notify(message: Message, channels: Iterable[Channel], warn: Callable[[str], 
     """Send a message on every channel; calls ``warn`` for each that fails, and returns how many took it."""
     sent = 0
     for channel in channels:
+        why = _sent(message, channel)
+        if why is None:
+            sent += 1
+        else:
+            warn(f"{channel.label}: the notification was not sent: {why}")
+    return sent
+
+
+def _sent(message: Message, channel: Channel) -> str | None:
+    """Send a message on one channel; return why that failed, None if it did not."""
+    ended = queue.SimpleQueue[str | None]()
+
+    def send() -> None:
         try:
             channel.send(message)
-            sent += 1
+            ended.put(None)
         except NotSent as error:
-            warn(f"{channel.label}: the notification was not sent: {error}")
-    return sent
+            ended.put(str(error))
+        except Exception as error:
+            # Whatever it is, no run fails for it; its text may hold a secret.
+            ended.put(type(error).__name__)
+
+    # In a thread: who answers letter by letter must not hold the run up for ever.
+    threading.Thread(target=send, daemon=True, name="notification").start()
+    try:
+        return ended.get(timeout=DEADLINE_SECONDS)
+    except queue.Empty:
+        return f"no end within {DEADLINE_SECONDS:g} s"
 
 
 def channels_of(settings: Settings, notify: str, mail_to: str, environ: Mapping[str, str]) -> list[Channel]:

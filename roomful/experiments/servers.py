@@ -211,6 +211,9 @@ class ServerList:
             attributes: dict[str, Any] = {re.sub(r"\W", "_", key): value for key, value in host.attributes.items()}
             attributes |= {"load_weight": host.load_weight, "memory_weight": host.memory_weight}
             label = host.name if names.count(host.name) == 1 else host.label
+            if taken := attributes.keys() & {"id", "host", "port"}:
+                why = "a server has something of that name"
+                raise InputError(f"bad attribute {min(taken)!r}", where=f"server {label}", why=why)
             server = Server(label, host.label, **attributes)
             server._entry = host
             servers.append(server)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import email
 import email.policy
@@ -13,6 +14,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from email.message import EmailMessage
@@ -27,7 +29,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from roomful.notify import Mail, Message, NotSent
+from roomful import notify as notifying
+from roomful.notify import Mail, Message, NotSent, SlackWebhook
 from roomful.secret import Secret
 from tests.support.agents import Room, a_room
 
@@ -172,6 +175,32 @@ def test_encryption_is_used_where_it_is_offered_or_asked_for(smtp: Start, certif
     _, bare_port = smtp()
     with pytest.raises(NotSent, match="STARTTLS"):
         mail(bare_port, security="starttls").send(Message("s"))
+
+
+def test_who_answers_letter_by_letter_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notifying, "DEADLINE_SECONDS", 1.0)
+    warnings: list[str] = []
+    over = threading.Event()
+
+    def drip(server: socket.socket) -> None:
+        client, _ = server.accept()
+        client.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+        with contextlib.suppress(OSError):
+            for _ in range(100):
+                client.sendall(b"a")
+                if over.wait(0.1):
+                    return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=drip, args=(server,))
+        thread.start()
+        hook = SlackWebhook(f"http://127.0.0.1:{server.getsockname()[1]}/")
+        begin = time.monotonic()
+        assert notifying.notify(Message("s"), [hook], warnings.append) == 0
+        assert time.monotonic() - begin < 5
+        over.set()
+        thread.join()
+    assert warnings == ["webhook at 127.0.0.1: the notification was not sent: no end within 1 s"]
 
 
 @pytest.fixture

@@ -102,6 +102,18 @@ def test_a_server_outside_its_experiment_says_so(servers: ServerList) -> None:
         servers[0].run_cmd("true")
 
 
+@pytest.mark.parametrize("name", ["id", "host", "port", "ip"])
+def test_attributes_of_a_host_list_that_a_server_has_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "host_lists").mkdir()
+    (tmp_path / "host_lists" / "room.txt").write_text(f"one {name}=1\n")
+    token = loading_settings.set(Settings(root=tmp_path))
+    try:
+        with pytest.raises(InputError, match=f"server one: bad attribute '{name}': a server has something of that"):
+            ServerList.from_hosts("room")
+    finally:
+        loading_settings.reset(token)
+
+
 def test_servers_from_a_host_list_bring_their_attributes(tmp_path: Path) -> None:
     (tmp_path / "host_lists").mkdir()
     (tmp_path / "host_lists" / "room.txt").write_text("one 2.0 1.5 rack=left\nbob@two:2200 gpu-count=3\n")
