@@ -276,6 +276,7 @@ def _print_findings(found: Sequence[Finding]) -> None:
 
 def _warn(found: Sequence[Finding], paths: Sequence[Path]) -> None:
     """Say where the reports are, and what makes them doubtful."""
+    from roomful.benchexec.judge import runs_in
     from roomful.benchexec.table import repeated
 
     sys.stdout.flush()
@@ -284,6 +285,10 @@ def _warn(found: Sequence[Finding], paths: Sequence[Path]) -> None:
     models = sorted({one.file.cpu for one in found if one.file})
     if len(models) > 1:
         print(f"warning: measured on different CPUs, times do not compare: {', '.join(models)}", file=sys.stderr)
+    if len(runs := runs_in(found)) > 1:
+        print(
+            f"warning: results of different runs are mixed, name a folder of one: {', '.join(runs)}", file=sys.stderr
+        )
     if again := repeated(found):
         words = f"{len(again)} tasks are in several task sets, and the report shows one run of each"
         print(f"warning: {words}; the first is {again[0]}", file=sys.stderr)

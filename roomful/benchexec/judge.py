@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +24,12 @@ class Finding:
     why: str = ""
     #: Files of earlier or failed attempts.
     others: tuple[Path, ...] = field(default=())
+
+
+def runs_in(findings: Iterable[Finding]) -> list[str]:
+    """Return which runs' results count: what stands before the time in the files' names, ``def.nightly``."""
+    names = (one.file.path.name for one in findings if one.file)
+    return sorted({re.split(r"\.\d{4}-\d\d-\d\d_", name)[0] for name in names})
 
 
 def judge(plan: Plan, folder: Path) -> list[Finding]:

@@ -129,6 +129,12 @@ def test_many_jobs_give_the_table_of_one_run(definition: Path, tmp_path: Path) -
     assert missing["detail"].startswith("is cut off: ")
     assert missing["others"] == [str(lost)]
 
+    assert "different runs" not in done.stderr
+    (other,) = (tmp_path / "results").glob("lab00/*.xml.bz2")
+    other.rename(other.with_name(other.name.replace("def.", "def.other.", 1)))
+    done = inv(tmp_path, "bench.report", "def.xml", "--split=both")
+    assert "warning: results of different runs are mixed, name a folder of one: def, def.other\n" in done.stderr
+
 
 def statuses(table: Path) -> list[tuple[str, ...]]:
     """The status columns of a report, row by row."""

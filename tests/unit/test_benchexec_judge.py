@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 from roomful.benchexec.definition import Definition, RunDefinition, TaskSet
-from roomful.benchexec.judge import Finding, ResultFile, judge, read_result
+from roomful.benchexec.judge import Finding, ResultFile, judge, read_result, runs_in
 from roomful.benchexec.plan import Plan, make_plan
 from roomful.benchexec.table import repeated, table_definition
 
@@ -37,6 +37,14 @@ def put(folder: Path, name: str, content: bytes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_bytes(bz2.compress(content))
     return folder / name
+
+
+def test_results_of_different_runs_are_noticed(plan: Plan, tmp_path: Path) -> None:
+    put(tmp_path, file_name("r.a", name="def.one"), result())
+    assert runs_in(judge(plan, tmp_path)) == ["def.one"]
+    put(tmp_path, file_name("r.b", name="def.two.2026-x"), result())
+    put(tmp_path, file_name("r.b", "2020-01-01_00-00-00", "def.old"), result())
+    assert runs_in(judge(plan, tmp_path)) == ["def.one", "def.two.2026-x"]
 
 
 def test_what_is_whole_counts_wherever_it_lies(plan: Plan, tmp_path: Path) -> None:
