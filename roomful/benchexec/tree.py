@@ -46,7 +46,18 @@ def read_tree(path: Path) -> Tree:
         far = next(file for file in files if file.parts[1] != definition.parts[1])
         why = f"{far} and the definition are in no common folder but {top}"
         raise InputError("cannot be shipped", where=str(path), why=why, fix="put the tasks beside or above it")
+    for file in files:
+        if not _is_unicode(str(file.relative_to(top))):
+            why = "its name is not UTF-8, and BenchExec could not write it into results"
+            raise InputError("cannot be measured", where=ascii(str(file)), why=why, fix="rename it")
     return Tree(top, definition, tuple(files))
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _named(root: ElementTree.Element, path: Path) -> Iterator[str]:

@@ -127,7 +127,9 @@ def _pack(folder: Path, archive: Path) -> None:
     with zipfile.ZipFile(str(temporary), "w", zipfile.ZIP_DEFLATED, strict_timestamps=False) as packed:
         for path in sorted(folder.rglob("*")):
             if path.is_file():
-                packed.write(str(path), str(path.relative_to(folder)))
+                # Archives hold Unicode; a start script may have left names that are none.
+                name = os.fsencode(str(path.relative_to(folder))).decode("utf-8", "backslashreplace")
+                packed.write(str(path), name)
     with open(str(temporary), "rb") as file:
         os.fsync(file.fileno())
     os.replace(str(temporary), str(archive))

@@ -162,6 +162,13 @@ def test_exit_code_0_alone_proves_nothing(
     assert ("exit code 3" if code else next(iter(faults.values()))) in capsys.readouterr().err
 
 
+def test_names_that_are_not_unicode_are_packed_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave = "import os; open(os.fsencode(out) + b'/x\\xff', 'w').close()\n"
+    assert run_job(tmp_path, monkeypatch, leave + writing(a=WHOLE, b=WHOLE))[0] == 0
+    with zipfile.ZipFile(tmp_path / "results" / "j+2-me_host_22.zip") as packed:
+        assert "x\\xff" in packed.namelist()
+
+
 def test_what_benchexec_says_of_a_failure_is_handed_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,12 @@ def test_absolute_paths_are_refused(folder: Path, old: str, new: str, message: s
         read_tree(path)
     assert message in str(caught.value)
     assert str(caught.value).endswith("; write it relative to this file")
+
+
+def test_names_that_are_not_unicode_are_refused(folder: Path) -> None:
+    (folder / "c" / os.fsdecode(b"x\xff.c")).touch()
+    with pytest.raises(InputError, match=r"c/x\\udcff\.c.: cannot be measured: its name is not UTF-8.*; rename it"):
+        read_tree(folder / "bench" / "def.xml")
 
 
 def test_the_definitions_own_folder_may_be_named_as_a_whole(folder: Path) -> None:
