@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from roomful.notify import Channel, Message
@@ -21,6 +21,14 @@ def channels(settings: Settings, notify: str, mail_to: str) -> list[Channel]:
     from roomful.notify import channels_of
 
     return channels_of(settings, notify, mail_to, os.environ)
+
+
+def call_again(**changes: Any) -> str:
+    """Return the running call as a command line; the URLs in it are secrets, which stand in no log."""
+    from ._step import current_call
+
+    call = current_call()
+    return call.line(**changes, **({"notify": "***"} if "notify" in call.given else {}))
 
 
 def tell(message: Message, to: Sequence[Channel]) -> None:

@@ -221,12 +221,12 @@ def _tell(line: str) -> None:
 @contextlib.contextmanager
 def _going_on(name: str) -> Iterator[None]:
     """Let Ctrl-C say that the jobs go on, how to wait for them again, and how to end them."""
-    from ._step import current_call
+    from . import _notifying
 
     try:
         yield
     except KeyboardInterrupt:
-        again = current_call().line(resume=True)
+        again = _notifying.call_again(resume=True)
         raise Exit(
             f"what was begun goes on; wait for them again: {again}; end them: inv bench.stop {name}", code=130
         ) from None

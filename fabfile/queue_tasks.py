@@ -103,7 +103,9 @@ def submit(
     with open_queue(settings) as queue:
         source = sys.stdin.buffer if file == "-" else file
         sent = submission.submit(queue, source, settings, options, with_ids=wait)
-        again = f"inv submit {file} --wait" if wait and file != "-" else ""
+        # The whole call: other settings make other tasks, which would be added beside these.
+        repeatable = wait and not allow_duplicates and Path(file).is_file()
+        again = _notifying.call_again() if repeatable else ""
         with _waiting.going_on(again):
             for warning in sent.warnings:
                 print(f"inv submit: {warning}", file=sys.stderr)

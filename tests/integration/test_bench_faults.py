@@ -154,7 +154,7 @@ def test_ctrl_c_while_machines_are_looked_at_says_nothing_of_them(project: Proje
     definition = write_benchmark(project.root, seconds=0)
     # It takes connections and never answers: the others have long done so.
     labs.fail(room.name, "lab03", "freeze")
-    run = Running(project)
+    run = Running(project, "--notify=https://127.0.0.1/SECRET")
     listed = project.root / ".roomful" / "bench" / "def" / "host_lists" / "0.txt"
     wait_until(listed.exists, 30, run.said.read_text)
     wait_until(
@@ -163,6 +163,8 @@ def test_ctrl_c_while_machines_are_looked_at_says_nothing_of_them(project: Proje
     run.process.send_signal(signal.SIGINT)
     assert run.wait() == 130, run.said.read_text()
     assert "what was begun goes on; wait for them again: inv bench.run" in run.said.read_text()
+    assert "'--notify=***'" in run.said.read_text()
+    assert "SECRET" not in run.said.read_text()
     labs.heal(room.name, "lab03")
     again = Running(project, "--resume")
     assert again.wait() == 0, again.said.read_text()
