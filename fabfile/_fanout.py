@@ -31,6 +31,9 @@ def begin(
     ``changes`` replace settings where they are not empty. Raises InputError before anything is done.
     """
     settings = settings_of(c).replace(**{key: value for key, value in changes.items() if value})
+    if not (hosts or settings.hosts) and any(word.split("=")[0] == "--hosts" for word in sys.argv):
+        fix = f"a flag belongs to the task before it: inv {current_call().name} --hosts NAME ..., and so on"
+        raise InputError("no hosts given for this task", fix=fix)
     chosen = resolve(hosts, settings, exclude)
     allowed_failures(max_failed, len(chosen))
     enter_lab(chosen)

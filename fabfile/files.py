@@ -170,7 +170,7 @@ def clean(
     place.
 
     Example:
-        inv stop-clients clean --hosts n7
+        inv stop-clients --hosts n7 clean --hosts n7
         inv clean --hosts n7 --workdir --yes
     """
     from roomful import progress, report

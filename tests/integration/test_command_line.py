@@ -105,6 +105,17 @@ def test_a_bad_value_in_the_environment_is_named(project: Project, name: str, va
     assert len(done.stderr.splitlines()) == 1
 
 
+def test_a_flag_that_stands_behind_another_task_is_explained(rootless_lab: Lab, tmp_path: Path) -> None:
+    project = project_for(rootless_lab, tmp_path / "project", tmp_path / "home", hosts="")
+    done = project.inv("stop-clients", "clean", "--hosts", "lab")
+    says = "a flag belongs to the task before it: inv stop-clients --hosts NAME ..., and so on"
+    assert (done.returncode, done.stdout, done.stderr) == (
+        2,
+        "",
+        f"inv stop-clients: no hosts given for this task; {says}\n",
+    )
+
+
 def test_ctrl_c_before_a_task_begins_is_said_as_within_one(project: Project) -> None:
     code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
     (project.root / "tasks.py").write_text(f"from fabfile import ns\n{code}")

@@ -57,6 +57,33 @@ def test_every_example_uses_tasks_and_flags_that_exist(line: str) -> None:
     assert context is not None, line
 
 
+def helped() -> list[str]:
+    """Return every example of every task's help."""
+    return [
+        line.strip()
+        for name in filter(None, CONTEXTS)
+        for line in (ns[name].__doc__ or "").splitlines()
+        if line.strip().startswith("inv ")
+    ]
+
+
+@pytest.mark.parametrize("line", sorted({*commands(), *helped()}))
+def test_no_task_in_an_example_relies_on_the_hosts_of_another(line: str) -> None:
+    words = shlex.split(re.split(r"\s(?:\||>|&&|\|\||;)", line)[0], comments=True)[1:]
+    words = words[: words.index("--")] if "--" in words else words
+    parts: list[list[str]] = []
+    for word in words:
+        # A word behind a flag or a task may have a task's name and be none: dev.bench dispatch.
+        if word in CONTEXTS and not (parts and parts[-1][-1] in ("--output", "dev.bench")):
+            parts.append([])
+        if parts:
+            parts[-1].append(word)
+    given = [part for part in parts if any(word.split("=")[0] == "--hosts" for word in part)]
+    missing = [part[0] for part in parts if part not in given and "--hosts" in CONTEXTS[part[0]].flags]
+    # discover makes the list that the next task is given.
+    assert not given or not missing, f"--hosts is for the task before it only: {missing} has none"
+
+
 @pytest.mark.parametrize("name", sorted(filter(None, CONTEXTS)))
 def test_every_task_says_what_it_does_with_an_example_and_help_for_every_argument(name: str) -> None:
     task = ns[name]
