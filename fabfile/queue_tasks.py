@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import sys
@@ -168,7 +167,7 @@ def _watch(queue: Queue) -> None:
 
     from rich.live import Live
 
-    with contextlib.suppress(KeyboardInterrupt), Live(_drawn(queue), auto_refresh=False) as live:
+    with Live(_drawn(queue), auto_refresh=False) as live:
         while True:
             time.sleep(WATCH_SECONDS)
             live.update(_drawn(queue), refresh=True)

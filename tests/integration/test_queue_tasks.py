@@ -273,7 +273,7 @@ def test_a_terminal_gets_a_bar_and_a_watch_in_place(project: Project) -> None:
     assert ("2 tasks: " in on_screen, "1 task: " in on_screen) == (True, False), on_screen
     assert on_screen.count("heartbeat") == 1, "in place of what was there before"
     os.write(watch.terminal, b"\x03")
-    assert watch.process.wait(timeout=30) == 0
+    assert watch.process.wait(timeout=30) == 130
     os.close(watch.terminal)
     project.room.queue.cancel()
     project.write("tasks.txt", "".join(f"sleep 0.{number}\n" for number in range(50, 60)))
