@@ -140,6 +140,9 @@ def start_dispatcher(
         inv start-dispatcher --hosts n7
         make -j8 CC="dsh gcc"
     """
+    # 0 is what Invoke hands over where nothing was given: then the default counts.
+    if not 0 <= idle < inf:
+        raise InputError(f"bad time {idle:g}", where="--idle", fix="write seconds above 0")
     path = _dispatcher(c, hosts, exclude, score, idle, remember=True)
     if not quiet:
         from roomful.dispatch.control import ask

@@ -116,6 +116,16 @@ def test_a_flag_that_stands_behind_another_task_is_explained(rootless_lab: Lab, 
     )
 
 
+@pytest.mark.parametrize("seconds", ["-3", "nan", "inf"])
+def test_an_idle_time_that_makes_no_sense_starts_no_dispatcher(project: Project, seconds: str) -> None:
+    done = project.inv("start-dispatcher", "--idle", seconds)
+    if done.returncode != 2:
+        project.inv("stop-dispatcher")
+    says = f"inv start-dispatcher: --idle: bad time {seconds}; write seconds above 0\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
+    assert not (project.root / ".roomful").exists()
+
+
 def test_ctrl_c_before_a_task_begins_is_said_as_within_one(project: Project) -> None:
     code = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(5)\n"
     (project.root / "tasks.py").write_text(f"from fabfile import ns\n{code}")
