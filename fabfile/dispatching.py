@@ -103,7 +103,7 @@ def dispatch(
         inv dispatch --hosts n7 --retry 1 -- ./simulate --seed 7
         make -j8 CC="dsh gcc"
     """
-    from roomful import dsh
+    from roomful.dispatch.client import client_argv
 
     command = words_after_dashes()
     if not command:
@@ -118,7 +118,7 @@ def dispatch(
     words += ["--sync"] * sync + ["--or-local"] * or_local + ["-v"] * verbose
     sys.stdout.flush()
     # dsh takes our place, so that it has our streams, signals and parent.
-    os.execv(sys.executable, [sys.executable, "-E", "-S", str(dsh.__file__), *words, "--", *command])
+    os.execv(sys.executable, client_argv(*words, "--", *command))
 
 
 @step(

@@ -13,13 +13,12 @@ import secrets
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from roomful import dsh
+from .client import client_argv
 
 #: Where rsync writes files until they are complete: a folder of each rsync's own, with a name that begins like this,
 #: which is removed after it. (With --partial-dir and --delay-updates rsyncs could not share a folder.)
@@ -46,8 +45,7 @@ class Plan:
     @property
     def remote_shell(self) -> list[str]:
         """The command that stands for ssh."""
-        client = [sys.executable, "-I", "-S", str(dsh.__file__)]
-        return [*client, "--socket", self.socket, "--on", self.label, "--rsh"]
+        return client_argv("--socket", self.socket, "--on", self.label, "--rsh")
 
     @property
     def target(self) -> str:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from roomful import lab
+from roomful.dispatch.client import client_argv
 from roomful.dispatch.control import Control, Wish, ask
 from roomful.hosts import Host, resolve, write_host_list
 from roomful.lab import Lab, LabOptions, kernel
@@ -100,7 +101,6 @@ def one_dispatch(bench: Bench, hosts: tuple[Host, ...], rounds: int) -> None:
     ssh = ["/usr/bin/ssh", "-F", str(bench.room.ssh_config), "-o", f"ControlPath={bench.project}/cm"]
     first = [*ssh, "-o", "ControlMaster=yes", "-o", "ControlPersist=300", hosts[0].name, "true"]
     subprocess.run(first, stdin=subprocess.DEVNULL, capture_output=True, check=True)
-    source = Path(ask.__code__.co_filename).parents[1] / "dsh.py"
     python = str(bench.programs / "python3")
     peers = {
         "ssh true, warm ControlMaster": [*ssh, hosts[0].name, "true"],
@@ -108,7 +108,7 @@ def one_dispatch(bench: Bench, hosts: tuple[Host, ...], rounds: int) -> None:
         "of it: sh": ["/bin/sh", "-c", ":"],
         "of it: Python's start": [python, "-E", "-S", "-P", "-c", "0"],
         "dsh --help: all but the dispatch": [str(bench.programs / "dsh"), "--help"],
-        "without sh: python3 -S dsh.py true": [python, "-E", "-S", str(source), "true"],
+        "without sh: python3 -I -S, true": [python, *client_argv("true")[1:]],
     }
     environment = {**bench.environment, "PWD": "/"}
     times: dict[str, list[float]] = {name: [] for name in peers}

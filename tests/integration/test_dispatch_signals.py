@@ -229,7 +229,7 @@ def test_a_terminals_input_is_passed_on_after_a_note(room: Room) -> None:
 def test_what_the_shell_has_read_is_not_waited_for() -> None:
     """What poll saw can be gone: the shell reads the terminal by turns with us."""
     ours, theirs = pty.openpty()
-    program = "from roomful.dsh import Terminal; Terminal().read(); print('went on')"
+    program = "from roomful.dsh_terminal import Terminal; Terminal().read(); print('went on')"
     done = subprocess.run([sys.executable, "-c", program], stdin=theirs, capture_output=True, timeout=20, check=False)
     os.close(ours)
     os.close(theirs)
@@ -239,7 +239,7 @@ def test_what_the_shell_has_read_is_not_waited_for() -> None:
 def test_a_read_in_the_background_stops_nobody() -> None:
     """The terminal can become another's between the look and the read."""
     program = """import os, sys
-from roomful.dsh import Terminal
+from roomful.dsh_terminal import Terminal
 child = os.fork()
 if child == 0:
     os.setpgid(0, 0)
