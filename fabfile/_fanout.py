@@ -36,6 +36,9 @@ def begin(
         raise InputError("no hosts given for this task", fix=fix)
     chosen = resolve(hosts, settings, exclude)
     allowed_failures(max_failed, len(chosen))
+    if exclude and len(chosen) == len(resolve(hosts, settings)):
+        # Perhaps mistyped; a script may leave out what is not there.
+        print(f"note: --exclude={exclude} leaves out none of these hosts", file=sys.stderr)
     enter_lab(chosen)
     return settings, chosen
 

@@ -70,13 +70,13 @@ def discover(
         inv discover --from report.xml --output mylab
     """
     from roomful.discovery import entry_of, from_report, matching, parse_networks, usable
-    from roomful.hosts import list_path
+    from roomful.hosts import output_path
     from roomful.list_update import read_lines
     from roomful.nmap import ScanOptions, parse_time
 
     settings = settings_of(c)
     options = ScanOptions(port, parse_time(max_rtt_timeout), rate, quick, dns_timeout)
-    path = list_path(output, settings) if output else None
+    path = output_path(output, settings) if output else None
     lines = read_lines(path) if path else ()
     if bool(network) == bool(from_):
         what = "give --network or --from, not both" if network else "no network given"

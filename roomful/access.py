@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roomful.errors import InputError
-from roomful.hosts import Host, HostList, format_host, known_lists, list_path, read_host_list, write_text_atomically
+from roomful.hosts import Host, HostList, format_host, known_lists, output_path, read_host_list, write_text_atomically
 from roomful.settings import Settings
 
 if TYPE_CHECKING:
@@ -49,9 +49,10 @@ def check_output(output: str, spec: str, settings: Settings, hosts: Iterable[Hos
     """Return the file of the list ``output``, which is to hold those of ``hosts`` (given as ``spec``) that pass.
 
     A list that exists is replaced only if it is named in ``spec`` itself or holds no other hosts than that: an
-    earlier result. Raises InputError for any other, because that would lose hosts that nobody has checked.
+    earlier result. Raises InputError for any other, because that would lose hosts that nobody has checked, and for a
+    file that could not be written.
     """
-    path = list_path(output, settings)
+    path = output_path(output, settings)
     if not path.exists():
         return path
     known = {host.label for source in _lists_in(spec, settings) for host in source.hosts}

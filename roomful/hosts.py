@@ -13,6 +13,7 @@ reached, as for the lab's hosts). All others are the user's own.
 from __future__ import annotations
 
 import difflib
+import errno
 import ipaddress
 import os
 import re
@@ -256,6 +257,28 @@ def list_path(name: str, settings: Settings) -> Path:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
         raise InputError(f"bad host list name {name!r}", fix="use letters, digits, '-', '_' and '.'")
     return settings.path(settings.host_lists) / f"{name}.txt"
+
+
+def output_path(name: str, settings: Settings) -> Path:
+    """Return the file of a host list that is to be written when all is done.
+
+    Raises InputError, as `list_path` does, and where it could not be written: nobody should wait to learn that.
+    """
+    path = list_path(name, settings)
+    folder = path.parent
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        where, fix = str(path), "choose another --output"
+        raise InputError(
+            "cannot write a host list", where=where, why=error.strerror or str(error), fix=fix
+        ) from error
+    return path
 
 
 def known_lists(settings: Settings) -> dict[str, Path]:

@@ -152,3 +152,10 @@ def test_a_task_file_that_is_not_there_is_named_before_the_server_is_asked_for(p
     done = project.inv("submit", "tasks.txt")
     says = "inv submit: tasks.txt: cannot read the task file: No such file or directory\n"
     assert (done.returncode, done.stdout, done.stderr) == (2, "", says)
+
+
+def test_excluding_nobody_is_said(project: Project) -> None:
+    for excluded, said in (("elsewhere", True), ("lab01,elsewhere", False)):
+        done = project.inv("run", "--hosts", "lab", f"--exclude={excluded}", "--", "true")
+        assert done.returncode == 0
+        assert (f"note: --exclude={excluded} leaves out none of these hosts\n" in done.stderr) == said

@@ -91,3 +91,14 @@ def test_a_damaged_list_is_not_replaced(settings: Settings) -> None:
     (settings.root / "host_lists" / "bad.txt").write_text("-x\n")
     with pytest.raises(HostListError, match=r"bad\.txt:1"):
         written(settings, "n7", "kenobi", output="bad")
+
+
+def test_a_list_that_could_not_be_written_is_refused_before_anything_is_asked(settings: Settings) -> None:
+    (settings.root / "file").touch()
+    for output in ("/dev/null/x/y", str(settings.root / "file" / "list"), f"{settings.root}/", "/proc/list.txt"):
+        with pytest.raises(InputError, match="cannot write a host list"):
+            check_output(output, "n7", settings, [])
+    # A folder that is not there yet is made later.
+    new = settings.root / "not" / "yet" / "list.txt"
+    assert check_output(str(new), "n7", settings, []) == new
+    assert not (settings.root / "not").exists()
