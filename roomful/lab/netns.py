@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -20,6 +21,8 @@ _outside = -1
 
 #: Files below this folder's NAME replace those of /etc for whoever enters the namespace NAME, as for ip-netns(8).
 CONFIGURATION = Path("/etc/netns")
+#: A thread that has been joined may be on its way out for so long.
+GONE_SECONDS = 1.0
 
 
 def inside(netns: str) -> bool:
@@ -40,7 +43,7 @@ def enter(netns: str) -> None:
     if inside(netns):
         return
     _check(netns)
-    if len(os.listdir("/proc/self/task")) > 1:
+    if not _is_alone():
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RoomfulError(f"cannot enter the lab's network {netns!r}", why=f"more than one thread runs: {names}")
     try:
@@ -57,6 +60,16 @@ def enter(netns: str) -> None:
                     kernel.mount(str(source), target.resolve(), flags=kernel.MS_BIND)
     except OSError as error:
         raise RoomfulError(f"cannot enter the lab's network {netns!r}", why=str(error)) from error
+
+
+def _is_alone() -> bool:
+    """Whether the main thread is the only one; those that have ended need a moment to be gone for the kernel."""
+    deadline = time.monotonic() + GONE_SECONDS
+    while len(os.listdir("/proc/self/task")) > 1:
+        if threading.active_count() > 1 or time.monotonic() > deadline:
+            return False
+        time.sleep(0.001)
+    return True
 
 
 def call_inside(netns: str | None, work: Callable[[], T]) -> T:
