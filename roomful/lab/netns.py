@@ -43,7 +43,7 @@ def enter(netns: str) -> None:
     if inside(netns):
         return
     _check(netns)
-    if not _is_alone():
+    if not is_alone():
         names = ", ".join(thread.name for thread in threading.enumerate())
         raise RoomfulError(f"cannot enter the lab's network {netns!r}", why=f"more than one thread runs: {names}")
     try:
@@ -62,7 +62,7 @@ def enter(netns: str) -> None:
         raise RoomfulError(f"cannot enter the lab's network {netns!r}", why=str(error)) from error
 
 
-def _is_alone() -> bool:
+def is_alone() -> bool:
     """Whether the main thread is the only one; those that have ended need a moment to be gone for the kernel."""
     deadline = time.monotonic() + GONE_SECONDS
     while len(os.listdir("/proc/self/task")) > 1:
