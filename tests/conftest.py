@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,11 @@ IN_CI = bool(os.environ.get("CI"))
 #: More than the CPUs: a test of a dead host sleeps until its deadline.
 WORKERS = 4
 CHECKOUT = Path(__file__).parent.parent
+
+# A shell has its background jobs ignore Ctrl-C, and what they start as well; our tests send it to programs.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 # The machine is shared: a slow example says nothing. In CI each run tries the same examples.
 hypothesis.settings.register_profile("here", deadline=None)
