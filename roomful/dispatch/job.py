@@ -180,16 +180,17 @@ class Job:
             order.argv, order.cwd, order.env, stdin=self._input is not None, joined=self._joined, umask=order.umask,
             visit=about,
         )  # fmt: skip
+        process = None
         with self._starting:
             if not self._given_up:
                 self._place = place
-                place.commands.start(launch, self)
+                process = place.commands.start(launch, self)
                 self._started = True
-        if not self._started:
+        if process is None:
             self._pool.leave(place)
             self._end(128 + self._ending)
         elif self._input:
-            self._input.feed(self.process)
+            self._input.feed(process)
 
     def _sync_plan(self, label: str) -> sync.Plan:
         return sync.Plan(label, self._order.here, self._order.cwd, self._house.socket)

@@ -246,7 +246,8 @@ def test_settings_of_the_project_reach_agents(project: Project) -> None:
     tuned.inv("start-clients", "--hosts", "lab01", *polite)
     with open_queue(project.settings) as queue:
         assert queue.settings() == {"max_load@lab01": "90", "nice@lab01": "3", "while_idle@lab01": "0"}
-        report = queue.submit([TaskSpec(command="nice")])
+        # It has begun before it is made nice.
+        report = queue.submit([TaskSpec(command="sleep 0.2; nice")])
         assert queue.wait(report.ids, timeout=20)
         assert queue.output(report.ids[0]).head == b"3\n"
         silences = []
