@@ -12,11 +12,10 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
-from tests.support.virtual_machines import ALONE, Kit, Machines, NoMachines
+from tests.support.virtual_machines import ALONE, Kit, Machines, kit_in
 
 CHECKOUT = Path(__file__).parents[2]
 TESTS = (
@@ -55,14 +54,7 @@ def main() -> None:
     if given.inside:
         run(Kit(given.folder))
         return
-    with tempfile.TemporaryDirectory(prefix="roomful-cgroup2-") as scratch:
-        kit = Kit(given.folder or Path(scratch))
-        try:
-            if not kit.root.exists():
-                kit.get()
-        except NoMachines as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            return
+    with kit_in(given.folder) as kit:
         argv = [*ALONE, sys.executable, "-m", "tests.bench.cgroup2", "--folder", kit.folder, "--inside"]
         sys.exit(subprocess.run(argv, cwd=CHECKOUT, check=False).returncode)
 

@@ -13,14 +13,13 @@ import argparse
 import json
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from pathlib import Path
 
 from roomful.report import table
 from tests.support.nfs_guest import CALLER, SERVER, WORKER
-from tests.support.virtual_machines import ALONE, Kit, Machines, NoMachines
+from tests.support.virtual_machines import ALONE, Kit, Machines, kit_in
 
 #: The defaults, a client that remembers everything for a minute, and NFS 3, as older labs have it.
 MOUNTS = ("vers=4.2", "vers=4.2,actimeo=60", "vers=3,nolock")
@@ -40,14 +39,7 @@ def main() -> None:
     if given.inside:
         run(Kit(given.folder), given.inside, given.rounds)
         return
-    with tempfile.TemporaryDirectory(prefix="roomful-nfs-") as scratch:
-        kit = Kit(given.folder or Path(scratch))
-        try:
-            if not kit.root.exists():
-                kit.get()
-        except NoMachines as error:
-            print(f"skipped: {error}", file=sys.stderr)
-            return
+    with kit_in(given.folder) as kit:
         make_keys(kit)
         stale = 0
         for options in given.mount or MOUNTS:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import math
 import os
 import signal
 import stat
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,33 +20,11 @@ from roomful.experiments import (
     log,
     sleep,
 )
-from roomful.experiments.logs import logger
-from roomful.lab import Lab
-from roomful.settings import Settings
-from tests.support.experiments import Kept, Perform, failure, ok, performer, servers_of
-from tests.support.lab import lab, rootless_lab, settings_for
+from tests.support.experiments import Kept, Perform, failure, ok, perform, servers, settings
+from tests.support.lab import lab, rootless_lab
 from tests.support.sleepers import TREE, alive, new_mark, wait_for_tree
 
-__all__ = ["lab", "rootless_lab"]
-
-
-@pytest.fixture
-def settings(rootless_lab: Lab, tmp_path: Path) -> Settings:
-    return settings_for(rootless_lab, tmp_path)
-
-
-@pytest.fixture
-def servers(settings: Settings) -> ServerList:
-    return servers_of(settings)
-
-
-@pytest.fixture
-def perform(
-    settings: Settings, servers: ServerList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
-) -> Perform:
-    monkeypatch.chdir(tmp_path)
-    caplog.set_level(logging.INFO, logger.name)
-    return performer(settings, servers)
+__all__ = ["lab", "perform", "rootless_lab", "servers", "settings"]
 
 
 def test_a_command_has_its_folder_environment_and_exit_code(perform: Perform) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import pty
 import select
@@ -13,8 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from roomful.experiments import ServerList
 from roomful.experiments.journal import Journal
+from roomful.experiments.logs import logger
 from roomful.experiments.plan import make_plan
 from roomful.experiments.provenance import Provenance
 from roomful.experiments.registry import Registry, reg_exp
@@ -57,6 +61,25 @@ def performer(settings: Settings, servers: ServerList) -> Perform:
         )
 
     return perform
+
+
+@pytest.fixture
+def settings(rootless_lab: Lab, tmp_path: Path) -> Settings:
+    return settings_for(rootless_lab, tmp_path)
+
+
+@pytest.fixture
+def servers(settings: Settings) -> ServerList:
+    return servers_of(settings)
+
+
+@pytest.fixture
+def perform(
+    settings: Settings, servers: ServerList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> Perform:
+    monkeypatch.chdir(tmp_path)
+    caplog.set_level(logging.INFO, logger.name)
+    return performer(settings, servers)
 
 
 def ok(results: list[Result]) -> None:
