@@ -186,7 +186,7 @@ def guard(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def whole_output(name: str) -> Iterator[None]:
-    """Write all that is printed before the block ends; raises Exit where stdout takes no more."""
+    """Write all that is printed before the block ends; raises Exit where stdout or a file cannot be used."""
     try:
         try:
             yield
